@@ -7,10 +7,9 @@ from their priors, the effect is averaged over the twins for each draw, and the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
@@ -19,26 +18,31 @@ import pandas as pd
 
 from engine.effects import (
     NOTHING_LEARNED,
+    AverageDraws,
     BaseEffect,
     Criteria,
     Design,
     EffectDraws,
     EmptyPopulation,
     Groups,
+    LevelSums,
     ParameterDraws,
     PreparedTwins,
     TwinFactors,
+    TwinSums,
     average_change,
     best_choice,
     better_alternative_text,
     build_design,
     catalogue_prior,
+    change_sums,
     compare_alternatives,
     dose_response,
     draw_base_effect,
     draw_dose,
     draw_parameters,
     effect_text,
+    effects_by_dimension,
     group_by_level,
     interval,
     is_moderated,
@@ -51,7 +55,6 @@ from engine.effects import (
     result_warnings,
     select_twins,
     standard_deviation,
-    subgroup_effects,
     summary,
     unknown_base,
 )
@@ -171,20 +174,68 @@ class SimulationEngine:
             EmptyPopulation: when no twin satisfies the filters.
             ValueError: for a filter that does not exist for this twin type.
         """
+        sums = self.sum_twins([intervention, *alternatives], filters)
+        return self.conclude(sums, intervention, filters, alternatives=alternatives, simulation_id=simulation_id)
+
+    @under_own_catalogue
+    def sum_twins(self, candidates: Sequence[InterventionConfig], filters: Filters = None) -> TwinSums:
+        """The sums over the twins that satisfy ``filters``, from which the comparison of at least one candidate follows.
+
+        Raises:
+            EmptyPopulation, ValueError: as :meth:`simulate`.
+        """
         mask = select_twins(self.population, filters)
         with np.errstate(over="ignore", invalid="ignore"):  # the summary handles draws that are not finite
-            spread = self._spread(filters)
-            rows = spread.n if spread and filters else self._real_rows(mask)
-            draws = self._draw(intervention, mask, rows)
+            first, *others = (self._factors(candidate, mask) for candidate in candidates)
+            groupings = {name: groups.select(mask) for name, groups in self._twins.groups.items()}
+            per_effect = self._per_effect(mask)
+            change, n_with_base = change_sums(first, per_effect)
+            return TwinSums(
+                n_twins=self.population.twin_count,
+                totals=tuple(twins.totals for twins in (first, *others)),
+                groups=_sums_by_dimension(groupings, first),
+                change=change,
+                n_with_base=n_with_base,
+                base=float(np.abs(per_effect)[np.isfinite(per_effect)].sum()),
+                outcome_sd=self._outcome_sd(mask),
+            )
+
+    @under_own_catalogue
+    def conclude(
+        self,
+        sums: TwinSums,
+        intervention: InterventionConfig,
+        filters: Filters = None,
+        *,
+        alternatives: Sequence[InterventionConfig] = (),
+        simulation_id: UUID | None = None,
+    ) -> SimulationResult:
+        """The result that follows from the sums over twins, which may be many more than those of this population.
+
+        Args:
+            sums: of :meth:`sum_twins` for the intervention and the alternatives.
+            intervention: as for :meth:`simulate`.
+            filters: as for :meth:`simulate`.
+            alternatives: as for :meth:`simulate`.
+            simulation_id: as for :meth:`simulate`.
+        """
+        spread = self._spread(filters)
+        rows = spread.n if spread and filters else self._real_rows(sums)
+        with np.errstate(over="ignore", invalid="ignore"):
+            draws = self._average_draws(intervention, sums.totals[0], rows)
             average = summary(draws.average, self.confidence_level)
         compared = () if average.robust else tuple(alternatives)
-        others = [self._draw(alternative, mask, rows).average for alternative in compared]
+        others = [
+            self._average_draws(alternative, total, rows).average
+            for alternative, total in zip(compared, sums.totals[1:], strict=False)
+        ]
         candidates = [intervention, *compared]
         prior = self._prior(intervention)
         worthwhile = float(np.mean(draws.average >= self.min_effect_threshold))
-        change = None if average.robust else self._change(draws, mask)
+        change = None if average.robust else self._change(draws, sums)
         criteria = Criteria(self.min_effect_threshold, self.confidence_threshold, self.require_test)
         advice = recommend(average.estimate, worthwhile, prior, intervention, criteria, self._target.effect_unit)
+        factor = float(sums.totals[0][1] / sums.totals[0][0])
         return SimulationResult(
             simulation_id=simulation_id or self._derive_id(intervention, filters, alternatives),
             ate=average.estimate,
@@ -192,11 +243,11 @@ class SimulationEngine:
             ate_ci_upper=average.upper,
             effect_unit=self._target.effect_unit,
             change=change,
-            heterogeneity=EffectHeterogeneity() if average.robust else self._heterogeneity(draws, mask, prior),
+            heterogeneity=EffectHeterogeneity() if average.robust else self._heterogeneity(draws, sums.groups, prior),
             recommendation=advice.decision,
-            recommendation_reason=f"{advice.reason}: {effect_text(prior, intervention, draws.factors)}",
+            recommendation_reason=f"{advice.reason}: {effect_text(prior, intervention, factor)}",
             rests_on_assumption=advice.rests_on_assumption,
-            affected_twin_count=int(mask.sum()),
+            affected_twin_count=sums.n,
             confidence_level=self.confidence_level,
             probability_worthwhile=worthwhile,
             min_effect_threshold=self.min_effect_threshold,
@@ -208,9 +259,9 @@ class SimulationEngine:
             alternatives=compare_alternatives(draws.average, others, compared, self.confidence_level),
             best_alternative=better_alternative_text(draws.average, others, compared),
             best=best_choice([draws.average, *others], candidates, self.confidence_level) if compared else None,
-            required_sample_size=self._required_sample_size(mask, spread),
+            required_sample_size=self._required_sample_size(sums, spread),
             warnings=(
-                *result_warnings(average, change, prior, self._target, int(mask.sum()), rows),
+                *result_warnings(average, change, prior, self._target, sums.n, rows),
                 *realism_warnings(self.population),
             ),
         )
@@ -244,7 +295,9 @@ class SimulationEngine:
         Raises:
             ValueError: when all are nan.
         """
-        average = average_change(self._draw(intervention), per_effect, self.confidence_level)
+        draws = self._draw(intervention)
+        sums, n_with_base = change_sums(draws.twins, per_effect)
+        average = average_change(replace(draws.over_twins, sums=sums), n_with_base, self.confidence_level)
         if average is None:
             raise ValueError(unknown_base(self._target))
         return average
@@ -289,7 +342,8 @@ class SimulationEngine:
         require_finite("results", effects)
         scale = 1.0 + UNCALIBRATED_SPREAD * normal_draws(1, self.n_draws, self.seed, "scale")[0]
         draws = EffectDraws(TwinFactors(effects, np.zeros((0, len(effects)))), scale, np.zeros((0, self.n_draws)))
-        return self._by_dimension({"group": grouping}, draws, lambda _dimension, _level: True)
+        groups = _sums_by_dimension({"group": grouping}, draws.twins)
+        return effects_by_dimension(groups, draws.over_twins, self.confidence_level, self.seed, lambda _dimension, _level: True)
 
     @property
     def _target(self) -> Target:
@@ -298,11 +352,30 @@ class SimulationEngine:
     def _prior(self, intervention: InterventionConfig) -> EffectPrior:
         return self.priors.get(intervention.intervention_type) or catalogue_prior(intervention.intervention_type)
 
-    def _draw(self, intervention: InterventionConfig, mask: Flags | None = None, real_rows: float | None = None) -> EffectDraws:
-        """Draws on the twins where ``mask`` ``(n,)`` is true, which are based on this number of real rows."""
+    def _draw(self, intervention: InterventionConfig) -> EffectDraws:
         design = self._twins.design(_levels(self._prior(intervention)))
-        draws = self._draw_on(design if mask is None else design.select(mask), intervention)
-        return replace(draws, real_rows=real_rows, seed=self.seed)
+        return replace(self._draw_on(design, intervention), seed=self.seed)
+
+    def _factors(self, intervention: InterventionConfig, mask: Flags) -> TwinFactors:
+        """The factors of the twins where ``mask`` ``(n,)`` is true."""
+        prior = self._prior(intervention)
+        return self._twins.design(_levels(prior)).select(mask).twin_factors(intervention.channel, self._learned(prior))
+
+    def _average_draws(self, intervention: InterventionConfig, sums: Floats, real_rows: float | None) -> AverageDraws:
+        """Draws of the average effect on twins with these sums of moments ``(3 + p,)``, based on this number of real rows."""
+        prior = self._prior(intervention)
+        design, learned = self._twins.design(_levels(prior)), self._learned(prior)
+        base = draw_base_effect(prior, self.n_draws, self.seed, intervention.variant)
+        scale = self._scale(intervention, base, learned)
+        return AverageDraws(
+            sums, scale, design.deviations(intervention.channel, self.n_draws, self.seed, learned), real_rows, self.seed
+        )
+
+    def _learned(self, prior: EffectPrior) -> ParameterDraws:
+        """Draws of what experiments taught; they depend on what all variants have in common only."""
+        if prior.learned is None:
+            return NOTHING_LEARNED
+        return draw_parameters(prior.learned, draw_base_effect(prior, self.n_draws, self.seed).score, self.seed)
 
     def _draw_on(self, design: Design, intervention: InterventionConfig) -> EffectDraws:
         prior = self._prior(intervention)
@@ -312,63 +385,35 @@ class SimulationEngine:
     def _scale_by_dose(
         self, design: Design, intervention: InterventionConfig, base: BaseEffect, learned: ParameterDraws = NOTHING_LEARNED
     ) -> EffectDraws:
-        """Draws of the base effect scaled to this dose; all doses of one intervention share their dose draws."""
-        dose = draw_dose(intervention, self.n_draws, self.seed, base.contacts, base.weeks, base.intensity, learned)
         return EffectDraws(
             design.twin_factors(intervention.channel, learned),
-            base.effect * dose_response(intervention, dose),
+            self._scale(intervention, base, learned),
             design.deviations(intervention.channel, self.n_draws, self.seed, learned),
         )
 
-    def _heterogeneity(self, draws: EffectDraws, mask: Flags, prior: EffectPrior) -> EffectHeterogeneity:
-        groupings = {name: groups.select(mask) for name, groups in self._twins.groups.items()}
-        effects = self._by_dimension(groupings, draws, partial(is_moderated, learned=prior.learned), partial(level_spread, prior))
-        absent = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in self._twins.groups]
-        same = [name for name, groups in effects.by_dimension.items() if not any(group.moderated for group in groups)]
+    def _scale(self, intervention: InterventionConfig, base: BaseEffect, learned: ParameterDraws) -> Floats:
+        """Draws of the base effect scaled to this dose ``(n_draws,)``; all doses of one intervention share their dose draws."""
+        dose = draw_dose(intervention, self.n_draws, self.seed, base.contacts, base.weeks, base.intensity, learned)
+        return np.asarray(base.effect * dose_response(intervention, dose))
+
+    def _heterogeneity(self, draws: AverageDraws, groups: Mapping[str, LevelSums], prior: EffectPrior) -> EffectHeterogeneity:
+        moderated, spread = partial(is_moderated, learned=prior.learned), partial(level_spread, prior)
+        effects = effects_by_dimension(groups, draws, self.confidence_level, self.seed, moderated, spread)
+        absent = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in groups]
+        same = [name for name, of_name in effects.by_dimension.items() if not any(group.moderated for group in of_name)]
         skipped = dict.fromkeys(absent, "these twins do not have this column")
         return effects.model_copy(update={"skipped": skipped, "unmoderated": dict.fromkeys(same, NO_MODERATOR)})
 
-    def _by_dimension(
-        self,
-        groupings: Mapping[str, Groups],
-        draws: EffectDraws,
-        moderated: Callable[[str, str], bool],
-        spread: Callable[[str, str], float] = lambda _dimension, _level: 0.0,
-    ) -> EffectHeterogeneity:
-        """Effects in the groups of each dimension; the draws of all groups are summarised in one step."""
-        nonempty = {name: groups for name, groups in groupings.items() if groups.labels}
-        if not nonempty:
-            return EffectHeterogeneity(by_dimension=dict.fromkeys(groupings, ()))
-        n, group_draws = draws.by_group(draws.twins.sums(list(nonempty.values())), self.seed)
-        labels = [(name, label) for name, groups in nonempty.items() for label in groups.labels]
-        if (spreads := np.array([spread(*label) for label in labels])).any():
-            own = normal_draws(1, self.n_draws, self.seed, "levels in one campaign") * draws.average.mean()
-            group_draws += spreads[:, None] * own
-        flags = [moderated(name, label) for name, label in labels]
-        effects = subgroup_effects([label for _, label in labels], flags, n, group_draws, self.confidence_level)
-        remaining = iter(effects)
-        by_dimension = {name: tuple(islice(remaining, len(groups.labels))) for name, groups in groupings.items()}
-        warning = self._multiplicity_warning(sum(flags)) if any(flags) else ""
-        return EffectHeterogeneity(by_dimension=by_dimension, n_groups=len(effects), warning=warning)
-
-    def _multiplicity_warning(self, n_groups: int) -> str:
-        missed = n_groups * (1.0 - self.confidence_level)
-        return (
-            f"{n_groups} subgroups were compared: about {missed:.1g} of their {self.confidence_level:.0%} intervals miss by chance,"
-            " and the largest difference is probably overstated"
-        )
-
-    def _required_sample_size(self, mask: Flags, spread: OutcomeSpread | None) -> dict[str, Any]:
+    def _required_sample_size(self, sums: TwinSums, spread: OutcomeSpread | None) -> dict[str, Any]:
         """Size of a real experiment that detects ``min_effect_threshold``; the reason under ``missing`` where it is undefined."""
-        per_effect, outcome_sd = np.abs(self._per_effect(mask)), spread.sd if spread else self._outcome_sd(mask)
-        per_effect = per_effect[np.isfinite(per_effect)]
+        outcome_sd = spread.sd if spread else sums.outcome_sd
         if outcome_sd is None:
             return {"missing": f"these twins have no drawn {self._target.name}, so its variance is unknown"}
-        if not len(per_effect):
+        if not sums.n_with_base:
             return {"missing": unknown_base(self._target)}
         size = required_sample_size(
             self.min_effect_threshold,
-            float(per_effect.mean()),
+            sums.base / sums.n_with_base,
             outcome_sd,
             self._target.unit,
             alpha=round(1.0 - self.confidence_level, 12),
@@ -390,18 +435,18 @@ class SimulationEngine:
         outcomes = self._twins.outcomes
         return self._twins.outcome_sd if outcomes is None or mask.all() else standard_deviation(outcomes[mask])
 
-    def _change(self, draws: EffectDraws, mask: Flags) -> OutcomeChange | None:
-        average = average_change(draws, self._per_effect(mask), self.confidence_level)
+    def _change(self, draws: AverageDraws, sums: TwinSums) -> OutcomeChange | None:
+        average = average_change(replace(draws, sums=sums.change), sums.n_with_base, self.confidence_level)
         if average is None:
             return None
         estimate, lower, upper = average
-        unit, outcome_sd = self._target.unit, self._outcome_sd(mask)
-        return OutcomeChange(estimate=estimate, ci_lower=lower, ci_upper=upper, unit=unit, outcome_sd=outcome_sd)
+        unit = self._target.unit
+        return OutcomeChange(estimate=estimate, ci_lower=lower, ci_upper=upper, unit=unit, outcome_sd=sums.outcome_sd)
 
-    def _real_rows(self, mask: Flags) -> float | None:
+    def _real_rows(self, sums: TwinSums) -> float | None:
         """About how many real rows are behind these twins; None where it is unknown."""
         rows = self.population.real_rows
-        return None if rows is None else rows * float(mask.sum()) / self.population.twin_count
+        return None if rows is None else rows * float(sums.n) / sums.n_twins
 
     def _derive_id(self, intervention: InterventionConfig, filters: Filters, alternatives: Sequence[InterventionConfig]) -> UUID:
         arguments = {
@@ -412,6 +457,14 @@ class SimulationEngine:
             "settings": [self.min_effect_threshold, self.confidence_threshold, self.confidence_level, self.n_draws, self.seed],
         }
         return uuid5(self.population.population_id, json.dumps(arguments, sort_keys=True))
+
+
+def _sums_by_dimension(groupings: Mapping[str, Groups], twins: TwinFactors) -> dict[str, LevelSums]:
+    """Sums of moments in the groups of each dimension."""
+    if not groupings:
+        return {}
+    sums = twins.sums(list(groupings.values()))
+    return {name: LevelSums(groups.labels, of_name) for (name, groups), of_name in zip(groupings.items(), sums, strict=True)}
 
 
 def _levels(prior: EffectPrior) -> tuple[tuple[str, str], ...]:

@@ -6,7 +6,7 @@ Imports ``schemas`` only; a simulation combines these parts in `engine.simulatio
 from engine.effects.alternatives import best_choice, better_alternative_text, compare_alternatives
 from engine.effects.base_effect import BaseEffect, draw_base_effect, prior_interval
 from engine.effects.calibration import calibrate, surprise
-from engine.effects.effect_draws import EffectDraws
+from engine.effects.effect_draws import AverageDraws, EffectDraws
 from engine.effects.effect_model import (
     Design,
     build_design,
@@ -17,10 +17,11 @@ from engine.effects.effect_model import (
     is_moderated,
     typical_dose,
 )
+from engine.effects.heterogeneity import effects_by_dimension
 from engine.effects.intervals import Summary, interval, standard_deviation, summary
 from engine.effects.learned_parameters import NOTHING_LEARNED, ParameterDraws, draw_parameters, level_spread
 from engine.effects.normal_draws import normal_draws
-from engine.effects.outcome_changes import average_change, change_per_effect, unknown_base
+from engine.effects.outcome_changes import average_change, change_per_effect, change_sums, unknown_base
 from engine.effects.population_filter import EmptyPopulation, select_twins
 from engine.effects.prepared_twins import PreparedTwins
 from engine.effects.reach import measure_reach
@@ -35,25 +36,30 @@ from engine.effects.sample_size import (
     required_sample_size,
     two_sample,
 )
-from engine.effects.subgroups import Groups, group_by_level, subgroup_effects
+from engine.effects.subgroups import Groups, LevelSums, group_by_level
 from engine.effects.track_record import ComparedSimulation, compute_track_record
 from engine.effects.twin_factors import TwinFactors
+from engine.effects.twin_sums import ExactSums, TwinSums
 
 __all__ = [
     "NOTHING_LEARNED",
+    "AverageDraws",
     "BaseEffect",
     "ComparedSimulation",
     "Criteria",
     "Design",
     "EffectDraws",
     "EmptyPopulation",
+    "ExactSums",
     "Groups",
+    "LevelSums",
     "ParameterDraws",
     "PreparedTwins",
     "Recommendation",
     "SampleSize",
     "Summary",
     "TwinFactors",
+    "TwinSums",
     "achieved_power",
     "adjustable_correlation",
     "average_change",
@@ -64,6 +70,7 @@ __all__ = [
     "catalogue_prior",
     "catalogue_priors",
     "change_per_effect",
+    "change_sums",
     "compare_alternatives",
     "compute_track_record",
     "design_effect",
@@ -73,6 +80,7 @@ __all__ = [
     "draw_dose",
     "draw_parameters",
     "effect_text",
+    "effects_by_dimension",
     "group_by_level",
     "interval",
     "is_moderated",
@@ -87,7 +95,6 @@ __all__ = [
     "result_warnings",
     "select_twins",
     "standard_deviation",
-    "subgroup_effects",
     "summary",
     "surprise",
     "two_sample",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
-from engine.effects.effect_draws import EffectDraws
+from engine.effects.effect_draws import AverageDraws
 from engine.effects.intervals import interval
+from engine.effects.twin_factors import TwinFactors
 from schemas.arrays import Floats
 from schemas.columns import Columns
 from schemas.twin_models import BEHAVIOUR
 from schemas.twin_types import Target
 
-__all__ = ["average_change", "change_per_effect", "unknown_base"]
+__all__ = ["average_change", "change_per_effect", "change_sums", "unknown_base"]
 
 
 def change_per_effect(target: Target, frame: pd.DataFrame) -> Floats:
@@ -32,18 +31,28 @@ def change_per_effect(target: Target, frame: pd.DataFrame) -> Floats:
     return np.asarray(target.desired_change(Columns(frame).numbers(base) if base in frame else np.full(len(frame), np.nan)))
 
 
-def average_change(draws: EffectDraws, per_effect: Floats, confidence_level: float) -> tuple[float, float, float] | None:
+def change_sums(twins: TwinFactors, per_effect: Floats) -> tuple[Floats, int]:
+    """Sums of the moments ``(3 + p,)`` of ``n`` twins with their factors multiplied by their changes, and how many are known.
+
+    Args:
+        twins: ``n`` of them.
+        per_effect: change of each twin's outcome for an effect of 1, ``(n,)``; nan where unknown.
+    """
+    has_base = np.isfinite(per_effect)
+    return twins.times(per_effect).totals, int(has_base.sum())
+
+
+def average_change(draws: AverageDraws, n_with_base: int, confidence_level: float) -> tuple[float, float, float] | None:
     """Average change of the outcome with its interval, over the twins whose change is known; None where none is.
 
     Args:
-        draws: of the effect on ``n`` twins.
-        per_effect: change of each twin's outcome for an effect of 1, ``(n,)``; nan where unknown.
+        draws: of the average, from the sums of :func:`change_sums`.
+        n_with_base: twins whose change is known.
         confidence_level: of the interval.
     """
-    has_base = np.isfinite(per_effect)
-    if not has_base.any():
+    if not n_with_base:
         return None
-    changes = replace(draws, twins=draws.twins.times(per_effect)).average / has_base.mean()
+    changes = draws.average / (n_with_base / draws.sums[0])
     lower, upper = interval(changes, confidence_level).tolist()
     return float(changes.mean()), lower, upper
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from engine.effects.base_effect import prior_interval
 from engine.effects.effect_model import contacts, dose_response, reference_dose, typical_dose
-from schemas.arrays import Floats
 from schemas.effect_priors import EffectPrior
 from schemas.interventions import REFERENCE_INTENSITY
 from schemas.simulation_models import InterventionConfig, SimulationRecommendation
@@ -89,13 +88,13 @@ def dose_distance(prior: EffectPrior, config: InterventionConfig) -> float:
     return round(float(np.exp(min(distance, _FARTHEST))), 9)
 
 
-def effect_text(prior: EffectPrior, config: InterventionConfig, factors: Floats) -> str:
-    """The factors that an effect is a product of, as a sentence."""
+def effect_text(prior: EffectPrior, config: InterventionConfig, factor: float) -> str:
+    """The factors that an effect is a product of, as a sentence; ``factor`` is the mean of those of the twins."""
     source = f"learned from {prior.n_experiments} experiments" if prior.n_experiments else "not yet tested by an experiment"
     dose = float(dose_response(config, typical_dose(config)))
     return (
         f"a base effect of {prior.mean:.1%} {_spread_text(prior)} ({source}), of which this channel, frequency, duration and"
-        f" intensity reach {dose:.0%}, and these twins {factors.mean():.0%} of that"
+        f" intensity reach {dose:.0%}, and these twins {factor:.0%} of that"
     )
 
 

@@ -45,10 +45,9 @@ class TwinFactors:
             yield np.multiply(self.factors, term, out=product)
 
     @cached_property
-    def means(self) -> tuple[Floats, ...]:
-        """Means over the twins of the moments but the first."""
-        _, *means = [moment.mean() for moment in self.moments()]
-        return tuple(means)
+    def totals(self) -> Floats:
+        """Sums of the moments over the twins, ``(3 + p,)``."""
+        return np.array([moment.sum() for moment in self.moments()])
 
     def sums(self, groupings: Sequence[Groups]) -> list[Floats]:
         """Sums of the moments in the groups of each grouping, as :func:`sums_by_group` returns them."""

@@ -42,7 +42,7 @@ def test_a_group_of_few_real_rows_is_wider_by_their_standard_error_and_a_large_o
     factors = np.concatenate([rng.normal(1.0, 0.3, 9_800), rng.normal(3.0, 0.3, 200)])
     is_small = np.arange(10_000) >= 9_800
     sums = [np.array([[0.0, row[~is_small].sum(), row[is_small].sum()] for row in draws_of(factors, None).twins.moments()])]
-    plain, widened = (draws_of(factors, rows).by_group(sums, 0)[1].var(axis=1) for rows in (None, 2000))
+    plain, widened = (draws_of(factors, rows).over_twins.by_group(sums, 0)[1].var(axis=1) for rows in (None, 2000))
     added = widened - plain
     assert added[1] == pytest.approx(0.01 * factors[is_small].var() / (2000 * 0.02), rel=0.06)
     assert added[0] == 0.0

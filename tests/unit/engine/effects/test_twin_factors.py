@@ -25,10 +25,11 @@ def equal(first: list[Floats], second: list[Floats]) -> bool:
     return len(first) == len(second) and all(map(np.array_equal, first, second))
 
 
-def test_means_are_those_of_the_moments() -> None:
+def test_totals_over_their_number_are_the_means_of_the_moments() -> None:
     twins = some_factors()
     for _ in range(2):
-        level, square, *slopes = twins.means
+        n, *totals = twins.totals
+        level, square, *slopes = [total / n for total in totals]
         assert (level, square) == (twins.factors.mean(), np.square(twins.factors).mean())
         assert slopes == [(twins.factors * term).mean() for term in twins.terms]
 
@@ -45,4 +46,4 @@ def test_products_are_with_the_weights_that_are_given_whatever_was_given_before(
     for factor in (weights, weights, weights * 2.0, weights):
         product = twins.times(factor)
         assert np.array_equal(product.factors, twins.factors * np.nan_to_num(factor))
-        assert product.means == TwinFactors(product.factors, twins.terms).means
+        assert np.array_equal(product.totals, TwinFactors(product.factors, twins.terms).totals)
