@@ -44,7 +44,7 @@ def test_a_name_is_there_twice_or_it_is_not(pairs: list[tuple[str, Any]], colon:
 
 
 @pytest.mark.parametrize(
-    "field", OutcomeEvent.model_fields.keys() - {"model_id", "simulation_id", "twin_id", "entity_id", "features"}
+    "field", sorted(OutcomeEvent.model_fields.keys() - {"model_id", "simulation_id", "twin_id", "entity_id", "features"})
 )
 @pytest.mark.parametrize("colon", [": ", " : ", ":"])
 def test_an_outcome_with_a_field_twice_is_refused_alone_by_the_name_of_the_field(field: str, colon: str):
