@@ -19,6 +19,7 @@ from streams.ingestion.scoring import score
 from streams.ingestion.scoring_context import ScoringContext
 from streams.kafka.batch_consumer import PollBatch
 from streams.monitoring.sums_check import decode_sums
+from streams.repeated_keys import RepeatedKey
 from streams.settings import Settings
 from streams.simulation import ImplausibleExperiment, UnreadableRequest, decode_request, require_observed
 from streams.simulation.effect_updates import require_plausible
@@ -29,7 +30,7 @@ CARD = make_card()
 CONTEXT = ScoringContext(champions={LINE: [(START - timedelta(days=9), CARD.model_id)]}, cards={CARD.model_id: CARD})
 SETTINGS = Settings()
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
-REFUSALS = (ValidationError, ContainsNul, OutOfBounds, UnreadableRequest, ImplausibleExperiment)
+REFUSALS = (ValidationError, ContainsNul, OutOfBounds, RepeatedKey, UnreadableRequest, ImplausibleExperiment)
 
 
 def decode_outcomes(record: HostileRecord, offset: int) -> None:
