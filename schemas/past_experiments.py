@@ -51,6 +51,8 @@ def _between_variance(effects: Floats, variances: Floats) -> float:
 
 
 _OTHER_CHANNEL, _OWN_CHANNEL = {"mean": -0.5, "sd": 0.25}, {"mean": 0.0, "sd": 0.0}
+_UNKNOWN = {"mean": 1.0, "sd": 1.0}
+"""Stands for the effect of experiments that are refused themselves, so that nothing else is told of it."""
 _EXPERIMENTS = TypeAdapter(tuple[PastExperiment, ...])
 
 
@@ -76,8 +78,9 @@ def _complete(name: Any, campaign: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             experiments = _EXPERIMENTS.validate_python(campaign["past_experiments"])
         except ValueError:
-            return {"effect": _OWN_CHANNEL, **complete}  # the field itself is refused, with its place
-        if all(experiment.standard_error > 0 for experiment in experiments):
-            complete["effect"] = asdict(pooled_effect(experiments))
-            complete["source"] = campaign.get("source") or f"{len(experiments)} past experiments"
+            return {"effect": _UNKNOWN, **complete}  # the field itself is refused, with its place
+        if not all(experiment.standard_error > 0 for experiment in experiments):
+            return {"effect": _UNKNOWN, **complete}  # the standard error is refused, with its place
+        complete["effect"] = asdict(pooled_effect(experiments))
+        complete["source"] = campaign.get("source") or f"{len(experiments)} past experiments"
     return complete

@@ -96,7 +96,7 @@ def add(
     experiment_id: Annotated[
         str | None, typer.Option("--id", metavar="NAME", help="Names the experiment: added again, it changes nothing.")
     ] = None,
-    file: Annotated[
+    results: Annotated[  # no table: the options of the reader look for a mapping of an argument named file
         Path | None, typer.Option("--file", metavar="FILE", dir_okay=False, help="One or several results as YAML or JSON.")
     ] = None,
     data: Annotated[Path | None, typer.Option("--rows", metavar="FILE", parser=table_path, help=f"Its rows. {TABLE_KINDS}")] = None,
@@ -163,12 +163,12 @@ def add(
     Kafka: a worker with the role experiments must be running. Exit status 1 when it is refused.
     """
     numbers = {"effect": effect, "standard_error": error, "n_treated": treated, "n_control": control}
-    _require_single_way(context, file, data, numbers)
+    _require_single_way(context, results, data, numbers)
     use_service_catalogue()
     defaults: dict[str, Any] = {"twin_type": twin_type.value, "brand": str(brand), "target": target, "confirmed": accept}
     defaults["observed_at"] = _as_utc(observed_at)
-    if file is not None:
-        events = _results_of_file(file, defaults)
+    if results is not None:
+        events = _results_of_file(results, defaults)
         _publish([_Result(event) for event in events], timeout_s, dry_run=dry_run, as_json=as_json)
         return
     if intervention is None or experiment_id is None:

@@ -41,8 +41,10 @@ def pilot(folder: Path, effect: float) -> str:
 
 
 async def test_results_in_numbers_and_in_a_file_change_effects_and_can_be_taken_back(
-    twinstream, service, promoted, results, listener
+    twinstream, service, promoted, results, listener, tmp_path, monkeypatch
 ):
+    (tmp_path / "mappings").mkdir()  # as after an import: mappings are of tables, and a file of results is none
+    monkeypatch.chdir(tmp_path)
     async with service(["simulation", "experiments"]):
         first = await twinstream(*SIMULATE)
         (spring,) = await twinstream(*SPRING, "--json")

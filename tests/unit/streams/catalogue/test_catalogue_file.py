@@ -40,6 +40,12 @@ def test_the_template_changes_nothing_until_its_examples_are_used():
             5,
             "unknown field 'chanel': did you mean 'channel'? use one of channel",
         ),
+        (
+            "campaigns:\n  x:\n    channel: mail\n    past_experiments: [{effect: 0.06, standard_error: 0}]\n",
+            4,
+            55,
+            "0 must be above 0 and at most 1",
+        ),
         ("campains: {}", 1, 1, "unknown field 'campains': did you mean 'campaigns'?"),
         ("twin_types:\n  hcp:\n    segments: [region, nope]\n", 3, 24, "'nope' is no feature: use one of adoption_stage"),
         ("drift_rules:\n  mae_increase: {limit: -1}", 2, 25, "-1 must be above 0"),
