@@ -32,6 +32,7 @@ __all__ = [
     "current_version",
     "effects_of_erased",
     "experiments",
+    "known_priors",
     "names_erased_experiment",
     "newest_version",
     "outdated_priors",
@@ -227,7 +228,12 @@ async def current_version(database: Database, line: str) -> int:
 
 async def current_priors(database: Database, line: str) -> dict[str, EffectPrior]:
     """The priors of the version in effect, by intervention; for others the catalogue prior holds."""
-    return await priors_at_version(database, line, await current_version(database, line))
+    return known_priors(await priors_at_version(database, line, await current_version(database, line)))
+
+
+def known_priors(priors: Mapping[str, EffectPrior]) -> dict[str, EffectPrior]:
+    """Those of campaigns that the catalogue in effect has: an earlier one may lack campaigns whose priors were only borrowed."""
+    return {name: prior for name, prior in priors.items() if name in INTERVENTIONS}
 
 
 async def priors_at_version(database: Database, line: str, version: int) -> dict[str, EffectPrior]:

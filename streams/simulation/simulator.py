@@ -34,7 +34,7 @@ from schemas.events import canonical_digest
 from schemas.filters import canonical_filters
 from schemas.interventions import INTERVENTIONS, REFERENCE_FREQUENCY, REFERENCE_WEEKS
 from sql.database import Pool
-from sql.experiment_store import answered_simulations, priors_at_version
+from sql.experiment_store import answered_simulations, known_priors, priors_at_version
 from sql.ledger import Ledger
 from sql.pin_store import pin
 from sql.simulation_store import Pins, Recipe, find_runs
@@ -130,7 +130,7 @@ class Simulator:
         with in_effect(pins.catalogue):
             if (calibrated := self._calibrated.get(key)) is None:  # a version never changes
                 calibrated = self._calibrated[key] = await priors_at_version(self._pool, *key)
-            return {**catalogue_priors(pins.effects_method), **calibrated}
+            return {**catalogue_priors(pins.effects_method), **known_priors(calibrated)}
 
     async def add_track_record(self, result: SimulationResult, pins: Pins, request: SimulationRequest) -> SimulationResult:
         """The result with its time, and with the pinned agreement of earlier simulations of its intervention with experiments."""
