@@ -36,6 +36,7 @@ from streams.ingestion.outcome_columns import (
     is_sound_interval,
     parse_shared,
 )
+from streams.ingestion.text_buffers import text_buffers
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
@@ -221,33 +222,18 @@ def _reals(table: pa.Table, name: str) -> Floats:
 
 def _characters(table: pa.Table, name: str) -> Octets:
     """Texts of the length of an id, without nulls, shape ``(n, 36)``."""
-    data, offsets = _buffers(_column(table, name))
+    data, offsets = text_buffers(_column(table, name))
     _require(bool((np.diff(offsets) == _UUID_LENGTH).all()))
     return data[: offsets[-1]].reshape(-1, _UUID_LENGTH)
 
 
 def _times(table: pa.Table) -> Integers:
-    """Microseconds since 1970; times of one length are read together."""
-    data, offsets = _buffers(_column(table, "observed_at"))
-    lengths = np.diff(offsets)
-    us = np.empty(len(lengths), dtype=np.int64)
-    for length in np.unique(lengths).tolist():
-        rows = np.flatnonzero(lengths == length)
-        values = parse_times(data[offsets[rows][:, np.newaxis] + np.arange(length)])
-        if values is None:
-            raise _NotPlain
-        us[rows] = values
+    """Microseconds since 1970."""
+    us = parse_times(_column(table, "observed_at"))
+    if us is None:
+        raise _NotPlain
     _require(int(us.min()) >= FIRST_US and int(us.max()) <= LAST_US)
     return us
-
-
-def _buffers(column: pa.Array) -> tuple[Octets, Integers]:
-    """The octets of all texts, and where each begins; the last number is the end."""
-    _, offsets, data = column.buffers()
-    first = column.offset
-    return np.frombuffer(data, dtype=np.uint8), np.frombuffer(offsets, dtype=np.int32)[first : first + len(column) + 1].astype(
-        np.int64
-    )
 
 
 def _entities(table: pa.Table) -> dict[int, Entity]:
