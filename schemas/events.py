@@ -46,6 +46,7 @@ __all__ = [
     "MAX_ALTERNATIVES",
     "MAX_MESSAGE_ROWS",
     "MAX_TWINS",
+    "MAX_TWINS_AT_ONCE",
     "MIN_TWINS",
     "N_BETS",
     "SUM_FIELDS",
@@ -87,6 +88,9 @@ Segment = Annotated[dict[str, str], AfterValidator(lambda segment: dict(sorted(s
 
 MIN_TWINS, MAX_TWINS, MAX_ALTERNATIVES = 100, 1_000_000, 10
 """Bounds of a simulation request."""
+
+MAX_TWINS_AT_ONCE = 1_000_000
+"""Twins of the largest population that is one table; a larger one is generated, and simulated on, in blocks."""
 
 
 class SimulationRequest(Event):

@@ -39,7 +39,7 @@ from engine.effects.sample_size import (
 from engine.effects.subgroups import Groups, LevelSums, group_by_level
 from engine.effects.track_record import ComparedSimulation, compute_track_record
 from engine.effects.twin_factors import TwinFactors
-from engine.effects.twin_sums import TwinSums
+from engine.effects.twin_sums import ExactSums, TwinSums
 
 __all__ = [
     "NOTHING_LEARNED",
@@ -50,6 +50,7 @@ __all__ = [
     "Design",
     "EffectDraws",
     "EmptyPopulation",
+    "ExactSums",
     "Groups",
     "LevelSums",
     "ParameterDraws",

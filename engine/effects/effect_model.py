@@ -296,12 +296,13 @@ class Design:
         return rows
 
 
-def build_design(frame: pd.DataFrame | Columns, levels: Sequence[tuple[str, str]] = ()) -> Design:
+def build_design(frame: pd.DataFrame | Columns, levels: Sequence[tuple[str, str]] = (), *, with_absent: bool = False) -> Design:
     """Build the design of twins; moderators that ``frame`` lacks, and missing values, have no influence.
 
     Args:
         frame: features of the twins.
         levels: of features, in the form of :func:`schemas.levels.level_key`, each a term of its own.
+        with_absent: with terms for levels of moderators that no twin has.
 
     Example:
         >>> design = build_design(pd.DataFrame({"decile": [10, None], "adoption_stage": ["Innovators", "unheard of"]}))
@@ -311,7 +312,7 @@ def build_design(frame: pd.DataFrame | Columns, levels: Sequence[tuple[str, str]
         [1.39, 1.0]
     """
     columns = frame if isinstance(frame, Columns) else Columns(frame)
-    fillers = [term for moderator in MODERATORS if moderator.column in columns for term in _terms(moderator, columns)]
+    fillers = [term for moderator in MODERATORS if moderator.column in columns for term in _terms(moderator, columns, with_absent)]
     present = tuple((column, level) for column, level in levels if column in columns)
     fillers += [_level_term(columns, column, level) for column, level in present]
     terms = np.empty((len(fillers), len(columns)))
@@ -335,7 +336,7 @@ class _Term(NamedTuple):
     fill: Callable[[Floats], None]
 
 
-def _terms(moderator: Moderator, columns: Columns) -> list[_Term]:
+def _terms(moderator: Moderator, columns: Columns, with_absent: bool) -> list[_Term]:
     column = moderator.column
     if moderator.slope is not None:
         return [_Term(column, moderator.slope, moderator.channels, partial(_standardise, moderator, columns.numbers(column)))]
@@ -344,7 +345,7 @@ def _terms(moderator: Moderator, columns: Columns) -> list[_Term]:
     return [
         _Term(f"{column}={level}", coefficient, moderator.channels, partial(_indicate, codes, levels, level))
         for level, coefficient in moderator.levels.items()
-        if level in levels
+        if with_absent or level in levels
     ]
 
 

@@ -9,6 +9,7 @@ from engine.effects.intervals import standard_deviation
 from engine.effects.outcome_changes import change_per_effect
 from engine.effects.subgroups import Groups, group_by_level
 from schemas.arrays import Floats
+from schemas.columns import Levels
 from schemas.twin_models import TwinPopulation
 from schemas.twin_types import TWIN_TYPES
 
@@ -20,23 +21,30 @@ class PreparedTwins:
 
     They follow the catalogue that is in effect then. Nothing in them depends on an intervention, a prior or a seed: a result on
     twins that were prepared before equals that on the same twins prepared again, bit for bit.
+
+    Args:
+        population: the twins.
+        is_block: whether they are a part of a larger population: the moderators then have a term for every level, whether or not
+            some twin has it, and groups are the levels as they are spelled, so that the sums of several parts can be added.
     """
 
-    def __init__(self, population: TwinPopulation) -> None:
+    def __init__(self, population: TwinPopulation, *, is_block: bool = False) -> None:
         self.population = population
+        self.is_block = is_block
         self._designs: dict[tuple[tuple[str, str], ...], Design] = {}
 
     def design(self, levels: tuple[tuple[str, str], ...] = ()) -> Design:
         """Moderators of the twins, with terms for the deviations of ``levels``, pairs of a feature and its level."""
         if levels not in self._designs:
-            self._designs[levels] = build_design(self.population.columns, levels)
+            self._designs[levels] = build_design(self.population.columns, levels, with_absent=self.is_block)
         return self._designs[levels]
 
     @cached_property
     def groups(self) -> dict[str, Groups]:
         """The groups of the twins by dimension."""
         columns, dimensions = self.population.columns, TWIN_TYPES[self.population.twin_type].dimensions
-        return {name: group_by_level(columns.levels(name)) for name in dimensions if name in columns}
+        group = _as_spelled if self.is_block else group_by_level
+        return {name: group(columns.levels(name)) for name in dimensions if name in columns}
 
     @cached_property
     def per_effect(self) -> Floats:
@@ -65,3 +73,8 @@ class PreparedTwins:
     @cached_property
     def _frame_bytes(self) -> int:
         return int(self.population.frame.memory_usage(deep=True).sum())
+
+
+def _as_spelled(levels: Levels) -> Groups:
+    codes, values = levels
+    return Groups(codes + 1, values)

@@ -16,7 +16,7 @@ from schemas.columns import Levels
 from schemas.levels import level_key, level_text
 from schemas.simulation_models import SubgroupEffect
 
-__all__ = ["Groups", "LevelSums", "group_by_level", "shrinkage", "subgroup_effects", "sums_by_group"]
+__all__ = ["Groups", "LevelSums", "group_by_level", "group_levels", "shrinkage", "subgroup_effects", "sums_by_group"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,12 @@ def group_by_level(levels: Levels) -> Groups:
         (('north', 'west'), [2, 1, 0, 2])
     """
     codes, values = levels
-    counts = np.bincount(codes[codes >= 0], minlength=len(values)).tolist()
+    group_codes, labels = group_levels(np.bincount(codes[codes >= 0], minlength=len(values)).tolist(), values)
+    return Groups(group_codes[codes], labels)
+
+
+def group_levels(counts: Sequence[int], values: Sequence[Any]) -> tuple[npt.NDArray[np.intp], tuple[str, ...]]:
+    """The group of each level ``(levels + 1,)``, the last 0 for a missing value, and the labels, as :func:`group_by_level`."""
     spellings: dict[str, list[int]] = {}
     for code, value in enumerate(values):
         if (text := level_text(value)) is not None:
@@ -98,7 +103,7 @@ def group_by_level(levels: Levels) -> Groups:
     group_codes = np.zeros(len(values) + 1, dtype=np.intp)
     for group, code in enumerate(order, start=1):
         group_codes[usual[code]] = group
-    return Groups(group_codes[codes], tuple(str(level_text(values[code])) for code in order))
+    return group_codes, tuple(str(level_text(values[code])) for code in order)
 
 
 def shrinkage(distance: Floats, n: Floats, within: Floats) -> tuple[Floats, Floats]:

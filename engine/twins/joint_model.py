@@ -9,7 +9,7 @@ A fitted model holds the training values of its donors: protect it as the table 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,19 @@ class JointModel:
             raise EmptyFilter.from_masks(masks, {name: self.training(name) for name in masks})
         frame, donors = self._sample_filtered(n, rng, allowed, masks)
         return SampledTable(frame, donors, int(matching.sum()))
+
+    def without(self, last: str) -> JointModel:
+        """The model without its last drawn column, unless another one is related to it: it draws the same rows of the others."""
+        relations = self.decoder.relations.listed
+        related = {name for relation in relations for name in relation.columns}.union(
+            *(self.decoder.chain(share.column) for share in self.decoder.shares)
+        )
+        related |= {*self.followed, *self.followed.values(), *self.constraints.upper_bounds}
+        related |= {name for parts in self.constraints.ratios.values() for name in parts}
+        if self.columns[-1].name != last or last in related:
+            return self
+        names = tuple(name for name in self.names if name != last)
+        return replace(self, names=names, columns=self.columns[:-1], conditionals=self.conditionals[:-1])
 
     def training(self, name: str) -> pd.Series[Any]:
         """A column's training values `(n_rows,)`, in the training frame's dtype."""

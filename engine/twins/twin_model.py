@@ -29,13 +29,13 @@ from engine.twins.realism_assessment import Allowed, TooFewRows, assess, learn_j
 from engine.twins.segment_factors import SegmentFactors
 from engine.twins.training_table import TrainingTable, feature_frame
 from schemas.arrays import Floats, Integers
-from schemas.events import MAX_TWINS
+from schemas.events import MAX_TWINS_AT_ONCE
 from schemas.filters import Condition, Filters, canonical_filters, conditions
 from schemas.levels import KnownLevels
 from schemas.realism import RealismReport
 from schemas.relations import Relation
 from schemas.twin_models import BEHAVIOUR, LOWER, UPPER, ModelCard, TwinPopulation
-from schemas.twin_types import TwinType
+from schemas.twin_types import TWIN_TYPES, Target, TwinType
 
 __all__ = ["INTERVAL_LEVEL", "ModelParts", "TwinModel", "common_seed", "population_id"]
 
@@ -100,6 +100,10 @@ class TwinModel:
         """The relations that the model did not find by itself."""
         declared = (relation for relation in self.joint.decoder.relations.listed if relation.declared)
         return [Relation(kind=relation.kind, columns=relation.columns, factor=relation.factor) for relation in declared]
+
+    @property
+    def _target(self) -> Target:
+        return TWIN_TYPES[self.card.twin_type].target(self.card.target)
 
     @property
     def seed(self) -> int:
@@ -195,8 +199,8 @@ class TwinModel:
         self, n: int, filters: Filters, seed: int, expires_at: datetime | None = None
     ) -> tuple[TwinPopulation, Floats]:
         """Twins without intervals, and their encoded features ``(n, p)``."""
-        if not 1 <= n <= MAX_TWINS:
-            raise ValueError(f"n is {n}: 1 to {MAX_TWINS:,} twins can be generated at once")
+        if not 1 <= n <= MAX_TWINS_AT_ONCE:
+            raise ValueError(f"n is {n}: 1 to {MAX_TWINS_AT_ONCE:,} twins can be generated at once")
         rng, allowed = (
             np.random.default_rng(seed),
             self._predicates(conditions(self.card.twin_type, filters, self.card.own_features)),
@@ -218,6 +222,38 @@ class TwinModel:
             frame=sampled.frame.assign(**{BEHAVIOUR: expected}),
         )
         return population.measured_by(TrainingOutcomes(self.joint, self.adjustment.expected)), encoded
+
+    def generate_block(self, number: int, n: int, filters: Filters = None, seed: int = 0) -> TwinPopulation:
+        """Generate the ``n`` twins of one block of a population that is too large to be generated at once.
+
+        The twins of a block depend on the seed and its number only. The first block has outcomes; the others have none, and an
+        expected outcome only where effects are a share of it: it is 0 elsewhere, and intervals are left out.
+
+        Raises:
+            EmptyFilter, ValueError: as :meth:`generate`.
+        """
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+        allowed = self._predicates(conditions(self.card.twin_type, filters, self.card.own_features))
+        if number == 0:
+            sampled, _, expected = _draw_twins(self.joint, self.ratio, self.outcome, self.adjustment, n, rng, allowed)
+            frame = sampled.frame
+        else:
+            joint = self.joint if self.ratio else self.joint.without(self.card.target)
+            frame = draw_rows(joint, self.ratio, n, rng, allowed).frame
+            frame = frame.drop(columns=self.card.target, errors="ignore")
+            expected = (
+                np.zeros(n) if self._target.is_change else predict_outcome(self.outcome, encode_features(self.outcome, frame))
+            )
+        return TwinPopulation(
+            population_id=self.population_id(n, filters, seed),
+            model_id=self.card.model_id,
+            name=f"{self.card.line} twins, block {number}",
+            twin_count=n,
+            filters_applied=canonical_filters(self.card.twin_type, filters),
+            seed=seed,
+            model=self.card,
+            frame=frame.assign(**{BEHAVIOUR: expected}),
+        )
 
     def assess(self, filters: Filters = None, seed: int = 0, n_jobs: int = 1) -> RealismReport:
         """Assess the realism of twins that satisfy the filters: train without some rows and compare with them. Takes seconds.
