@@ -21,6 +21,7 @@ from schemas.events import (
     PaneRow,
     RetrainEvent,
     SimulationAnswer,
+    SimulationProgress,
     SimulationRequest,
     SourceId,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "Relation",
     "RetrainEvent",
     "SimulationAnswer",
+    "SimulationProgress",
     "SimulationRecommendation",
     "SimulationRequest",
     "SimulationResult",

@@ -64,6 +64,7 @@ __all__ = [
     "PaneRow",
     "RetrainEvent",
     "SimulationAnswer",
+    "SimulationProgress",
     "SimulationRequest",
     "SourceId",
     "canonical_digest",
@@ -86,7 +87,7 @@ Features = Annotated[dict[str, Feature], AfterValidator(_canonical_features)]
 Segment = Annotated[dict[str, str], AfterValidator(lambda segment: dict(sorted(segment.items())))]
 
 
-MIN_TWINS, MAX_TWINS, MAX_ALTERNATIVES = 100, 1_000_000, 10
+MIN_TWINS, MAX_TWINS, MAX_ALTERNATIVES = 100, 1_000_000_000, 10
 """Bounds of a simulation request."""
 
 MAX_TWINS_AT_ONCE = 1_000_000
@@ -326,6 +327,7 @@ class AnswerStatus(StrEnum):
     COMPLETED = "completed"
     REJECTED = "rejected"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 class SimulationAnswer(Event):
@@ -348,9 +350,18 @@ class SimulationAnswer(Event):
         return self
 
 
+class SimulationProgress(Event):
+    """How far a simulation in parts is. Events may come twice or out of order: the largest ``twins_done`` counts."""
+
+    simulation_id: UUID
+    twins_done: Whole = Field(ge=0)
+    twin_count: Whole = Field(ge=1)
+
+
 EVENTS: dict[str, type[Event]] = {
     "simulation-requests": SimulationRequest,
     "simulation-results": SimulationAnswer,
+    "simulation-progress": SimulationProgress,
     "experiment-results": ExperimentResult,
     "outcome-events": OutcomeEvent,
     "fidelity-errors": FidelityErrors,

@@ -23,6 +23,7 @@ _CATALOGUE = "the catalogue names brands, campaigns and columns, and its version
 _SEGMENT = "figures are stored by the value of their segment, and could not be verified under another one"
 _DIGEST = "a digest or a salt, which leads to nobody"
 _NAME = "a name by which the service finds its rows, of a line, a source, a topic, a process or a kind"
+_TRANSIENT = "deleted with its request, moments after the last shard is computed"
 _FIGURES = "figures by their names, which the service gives"
 
 UNDECLARED = "no reason is declared"
@@ -39,6 +40,7 @@ _REASONS_OF_COLUMNS = {
     **dict.fromkeys(("segment", "segments", "carried_by", "dimension", "value", "event"), _SEGMENT),
     **dict.fromkeys(("digest", "last_digest", "body_hash", "entity_hash", "salt", "entities"), _DIGEST),
     "feature": _MODEL,
+    **dict.fromkeys(("sums", "failure"), _TRANSIENT),
     **dict.fromkeys(("standard_errors", "missing", "intervals", "unassessed", "drift_limits", "compared_simulations"), _FIGURES),
     **dict.fromkeys(
         ("line", "lines", "source", "topic", "metric_type", "intervention", "target", "lane", "holder", "twin_type"), _NAME

@@ -267,11 +267,18 @@ class SimulationRun:
 
 _SIMULATION_RUNS = """
 SELECT simulation_id, line,
-       CASE WHEN q.simulation_id IS NOT NULL AND q.holder IS NULL THEN 'queued' ELSE status::text END AS status,
+       CASE WHEN q.simulation_id IS NOT NULL AND q.holder IS NULL AND coalesce(s.started, 0) = 0 THEN 'queued' ELSE status::text END
+           AS status,
        coalesce(intervention_config, request -> 'intervention') AS intervention_config,
        CASE WHEN intervention_config IS NULL THEN request -> 'filters' ELSE filters END AS filters, results,
-       recommendation::text AS recommendation, recommendation_reason, started_at, completed_at, error_message
-FROM simulation_runs LEFT JOIN simulation_queue q USING (simulation_id) ORDER BY started_at DESC LIMIT $1"""
+       recommendation::text AS recommendation, recommendation_reason, started_at, completed_at, error_message,
+       s.twins, s.twins_done
+FROM simulation_runs LEFT JOIN simulation_queue q USING (simulation_id)
+LEFT JOIN (
+    SELECT simulation_id, sum(twins) AS twins, coalesce(sum(twins) FILTER (WHERE sums IS NOT NULL), 0) AS twins_done,
+           count(*) FILTER (WHERE holder IS NOT NULL OR sums IS NOT NULL) AS started
+    FROM simulation_shards GROUP BY simulation_id
+) s USING (simulation_id) ORDER BY started_at DESC LIMIT $1"""
 
 
 async def newest_simulation_runs(database: Database, limit: int) -> list[SimulationRun]:
@@ -289,10 +296,14 @@ def _simulation_run(row: asyncpg.Record) -> SimulationRun:
         filters=row["filters"] or {},
         results=row["results"] or {},
         recommendation=row["recommendation"],
-        reason=row["recommendation_reason"] or row["error_message"] or "",
+        reason=row["recommendation_reason"] or row["error_message"] or _progress_text(row),
         started_at=row["started_at"],
         took_s=(completed_at - row["started_at"]).total_seconds() if completed_at else None,
     )
+
+
+def _progress_text(row: asyncpg.Record) -> str:
+    return f"{row['twins_done'] / row['twins']:.0%} of {row['twins']:,} twins" if row["twins"] else ""
 
 
 _STARTED_AT = "SELECT started_at FROM simulation_runs WHERE simulation_id = $1"

@@ -1,4 +1,4 @@
-"""Stores the queue of simulation requests: two lanes, a lease for each computation, and a fair order among requesters.
+"""Stores the queue of simulation requests: three lanes, a lease for each computation, and a fair order among requesters.
 
 A row is a request that is pinned (:mod:`sql.simulation_store`) and whose answer is not published. The holder of its lease has a
 fencing number. Another worker may take over a lease whose heartbeat has stopped, with a higher number; from then on the former
@@ -29,7 +29,9 @@ __all__ = [
     "LostSimulationLease",
     "QueueEntry",
     "QueuedSimulation",
+    "ShardProgress",
     "SimulationLease",
+    "cancel_simulation",
     "enqueue_simulations",
     "finish_leased",
     "lane_backlogs",
@@ -38,10 +40,11 @@ __all__ = [
     "queued_simulation",
     "remove_simulations",
     "renew_simulation_lease",
+    "shard_progress",
 ]
 
-Lane = Literal["small", "large"]
-LANES: tuple[Lane, ...] = ("small", "large")
+Lane = Literal["small", "large", "sharded"]
+LANES: tuple[Lane, ...] = ("small", "large", "sharded")
 
 MAX_TRIES = 3
 """Number of workers that may start a computation without finishing it."""
@@ -105,7 +108,8 @@ SET holder = $3, heartbeat_at = clock_timestamp(), tries = tries + 1, fence = fe
 FROM due, simulation_runs r
 WHERE q.simulation_id = due.simulation_id AND r.simulation_id = q.simulation_id
 RETURNING q.simulation_id, q.lane, q.work, q.model_id, q.tries, q.fence, r.body_hash,
-          extract(epoch FROM clock_timestamp() - q.queued_at)::float8 AS waited_s, due.place"""  # noqa: S608  # our own constant
+          extract(epoch FROM clock_timestamp() - q.queued_at)::float8 AS waited_s,
+          q.cancelled_at IS NOT NULL AS is_cancelled, due.place"""  # noqa: S608  # our own constant
 
 _OF_HOLDER = "WHERE simulation_id = $1 AND fence = $2 AND holder IS NOT NULL"
 RENEW = f"UPDATE simulation_queue SET heartbeat_at = clock_timestamp() {_OF_HOLDER}"  # noqa: S608  # our own constant
@@ -135,15 +139,31 @@ DELETE FROM simulation_queue q USING unnest($1::uuid[], $2::bigint[]) AS l (simu
 WHERE q.simulation_id = l.simulation_id AND q.fence = l.fence AND q.holder IS NOT NULL
 RETURNING q.simulation_id"""
 
+# Whoever computes it holds its lease no longer.
+CANCEL = """
+UPDATE simulation_queue
+SET cancelled_at = clock_timestamp(), due_at = clock_timestamp(), fence = fence + 1, holder = NULL, heartbeat_at = NULL
+WHERE simulation_id = $1 AND cancelled_at IS NULL"""
+
 BACKLOGS = """
-SELECT lane, count(*) FILTER (WHERE holder IS NULL) AS waiting,
+SELECT lane, count(*) FILTER (WHERE holder IS NULL AND NOT EXISTS (
+           SELECT FROM simulation_shards s
+           WHERE s.simulation_id = q.simulation_id AND s.heartbeat_at > clock_timestamp() - interval '1 minute')) AS waiting,
        extract(epoch FROM clock_timestamp() - min(queued_at))::float8 AS oldest_s
-FROM simulation_queue GROUP BY lane"""
+FROM simulation_queue q GROUP BY lane"""
 
 QUEUED = """
-SELECT q.lane, q.work, q.holder IS NOT NULL AS computing,
+SELECT q.lane, q.work, q.holder IS NOT NULL OR EXISTS (
+           SELECT FROM simulation_shards s WHERE s.simulation_id = q.simulation_id AND (s.holder IS NOT NULL OR s.sums IS NOT NULL)
+       ) AS computing,
        (SELECT count(*) FROM simulation_queue o WHERE o.lane = q.lane AND o.start_tag < q.start_tag) AS ahead
 FROM simulation_queue q WHERE q.simulation_id = $1"""
+
+
+PROGRESS = """
+SELECT coalesce(sum(twins) FILTER (WHERE sums IS NOT NULL), 0)::bigint AS twins_done, sum(twins)::bigint AS twins,
+       count(*) FILTER (WHERE holder IS NOT NULL) AS computing
+FROM simulation_shards WHERE simulation_id = $1 HAVING count(*) > 0"""
 
 
 class LostSimulationLease(RuntimeError):
@@ -161,6 +181,7 @@ class SimulationLease:
         model_id: the model that its twins are generated with; None where they are stored.
         tries: number of leases so far, this one included.
         waited_s: seconds since the request was queued.
+        is_cancelled: whether it is to be answered as cancelled.
     """
 
     simulation_id: UUID
@@ -171,6 +192,7 @@ class SimulationLease:
     fence: int
     body_hash: bytes
     waited_s: float
+    is_cancelled: bool = False
 
 
 class LaneBacklog(NamedTuple):
@@ -180,13 +202,26 @@ class LaneBacklog(NamedTuple):
     oldest_s: float = 0.0
 
 
+class ShardProgress(NamedTuple):
+    """Twins of the shards of a request that are computed, of all of them, and the number of shards that are being computed."""
+
+    twins_done: int
+    twins: int
+    computing: int
+
+
 class QueuedSimulation(NamedTuple):
-    """The place of a request in the queue: whether it is computed now, and the number of requests ahead of it in its lane."""
+    """The place of a request in the queue: whether it is computed now, and the number of requests ahead of it in its lane.
+
+    Attributes:
+        progress: of a request in shards.
+    """
 
     lane: Lane
     work: int
     computing: bool
     ahead: int
+    progress: ShardProgress | None = None
 
 
 class QueueEntry(NamedTuple):
@@ -313,6 +348,13 @@ async def remove_simulations(database: Database, leases: Sequence[SimulationLeas
     return [LostSimulationLease(lease) for lease in leases if lease.simulation_id not in removed]
 
 
+async def cancel_simulation(database: Database, simulation_id: UUID) -> bool:
+    """Have a queued request answered as cancelled, whether or not it is being computed; false when it is not queued any more."""
+    if await database.execute(CANCEL, simulation_id) != "UPDATE 0":
+        return True
+    return bool(await database.fetchval("SELECT true FROM simulation_queue WHERE simulation_id = $1", simulation_id))
+
+
 def _ids_and_fences(leases: Sequence[SimulationLease]) -> tuple[list[UUID], list[int]]:
     return [lease.simulation_id for lease in leases], [lease.fence for lease in leases]
 
@@ -326,4 +368,10 @@ async def lane_backlogs(database: Database) -> dict[Lane, LaneBacklog]:
 async def queued_simulation(database: Database, simulation_id: UUID) -> QueuedSimulation | None:
     """The place of a request in the queue; None when it is not queued."""
     row = await database.fetchrow(QUEUED, simulation_id)
-    return QueuedSimulation(**row) if row else None
+    return QueuedSimulation(**row, progress=await shard_progress(database, simulation_id)) if row else None
+
+
+async def shard_progress(database: Database, simulation_id: UUID) -> ShardProgress | None:
+    """How far a request is; None when it is not queued in shards."""
+    row = await database.fetchrow(PROGRESS, simulation_id)
+    return ShardProgress(**row) if row else None

@@ -176,6 +176,10 @@ COMPUTED_SIMULATIONS = _counter(
     "Queued simulation requests answered, by lane. No increase while some wait: the lane stands still.",
     "lane",
 )
+SHARDS = _counter(
+    "twin_simulation_shards_total",
+    "Shards of simulations computed. No increase while twin_simulations_waiting is above 0 in the lane sharded: it stands still.",
+)
 WAITING_SIMULATIONS = _gauge(
     "twin_simulations_waiting",
     "Simulation requests that no worker computes yet, by lane, the same from every worker. Growing: add a worker with the role"

@@ -84,12 +84,14 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     causal_graphs: Path | None = None
     catalogue: Path | None = None
 
-    max_simulated_twins: int = Field(default=11_000_000, ge=100)
+    max_simulated_twins: int = Field(default=110_000_000, ge=100)
     large_simulation_twins: int = Field(default=110_000, ge=0)
     max_filter_values: int = Field(default=MAX_FILTER_VALUES, ge=1)
     simulation_deadline_s: float = Field(default=300.0, gt=0)
     simulation_memory_mb: int = Field(default=8192, ge=512)
     simulation_lease_s: float = Field(default=15.0, gt=0)
+    shard_twins: int = Field(default=262_144, ge=1)
+    shard_processes: int = Field(default=2, ge=1)
     simulation_cache_mb: int = Field(default=256, ge=0)
 
     session_timeout_s: float = Field(default=20.0, gt=0)

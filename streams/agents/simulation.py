@@ -25,7 +25,17 @@ from streams.kafka.record_slices import process_slices
 from streams.metrics import COMPUTED_SIMULATIONS, OLDEST_SIMULATION, SIMULATIONS, WAITING_SIMULATIONS, start_at_zero
 from streams.registry import UntrustedModel
 from streams.services import Services
-from streams.simulation import REQUEST_KINDS, RequestIntake, RequestSlice, SimulationLane, simulate_in_subprocess
+from streams.simulation import (
+    REQUEST_KINDS,
+    OpenLane,
+    RequestIntake,
+    RequestSlice,
+    ShardEntrance,
+    ShardLane,
+    SimulationLane,
+    conclude_shards,
+    simulate_in_subprocess,
+)
 
 __all__ = ["attach"]
 
@@ -46,7 +56,7 @@ def attach(app: TwinApp, services: Services) -> None:
     app.agent(app.batch_topic(topic_of(SimulationRequest)), name="simulation", concurrency=1)(simulation.run)
     app.restoring = "the champions"
     app.beside_start.append(simulation.warm_up)
-    for task in (simulation.compute_small, simulation.compute_large):
+    for task in (simulation.compute_small, simulation.compute_large, simulation.compute_shards, simulation.conclude_shards):
         app.task(task)
     app.run_every(_BACKLOG_INTERVAL_S, simulation.report_backlogs)
     for lane in LANES:
@@ -60,7 +70,8 @@ class _Simulation:
 
     @cached_property
     def _intake(self) -> RequestIntake:
-        return RequestIntake(self._app.pool, self._app.settings, self._lanes)
+        lanes: dict[Lane, OpenLane] = {**self._lanes, "sharded": ShardEntrance(self._shard_lanes)}
+        return RequestIntake(self._app.pool, self._app.settings, lanes)
 
     @cached_property
     def _lanes(self) -> dict[Lane, SimulationLane]:
@@ -68,7 +79,14 @@ class _Simulation:
         return {
             "small": SimulationLane("small", self._app, models, self._services.simulator.compute),
             "large": SimulationLane("large", self._app, models, self._compute_large),
+            "sharded": SimulationLane("sharded", self._app, models, self._conclude),
         }
+
+    @cached_property
+    def _shard_lanes(self) -> list[ShardLane]:
+        services, on_due = self._services, self._lanes["sharded"].wake
+        n = self._app.settings.shard_processes
+        return [ShardLane(self._app, services.models, services.simulator, on_due) for _ in range(n)]
 
     async def run(self, requests: Any) -> None:
         """Accept request after request of each partition."""
@@ -103,11 +121,22 @@ class _Simulation:
         """Compute the large requests, one at a time, for as long as the app runs."""
         await self._lanes["large"].run()
 
+    async def compute_shards(self) -> None:
+        """Compute the shards of requests that are too large for one table, for as long as the app runs."""
+        await asyncio.gather(*(shard_lane.run() for shard_lane in self._shard_lanes))
+
+    async def conclude_shards(self) -> None:
+        """Answer the requests whose shards are all computed, for as long as the app runs."""
+        await self._lanes["sharded"].run()
+
     async def report_backlogs(self) -> None:
         """Set the metrics of the queue."""
         for lane, backlog in (await lane_backlogs(self._app.pool)).items():
             WAITING_SIMULATIONS.labels(lane=lane).set(backlog.waiting)
             OLDEST_SIMULATION.labels(lane=lane).set(backlog.oldest_s)
+
+    async def _conclude(self, pins: Pins, request: SimulationRequest) -> SimulationResult:
+        return await conclude_shards(self._app.pool, self._services.simulator, pins, request)
 
     async def _compute_large(self, pins: Pins, request: SimulationRequest) -> SimulationResult:
         simulator = self._services.simulator

@@ -90,6 +90,16 @@ add_lazy_commands(
 add_lazy_commands(app, "streams.cli.simulation", {"simulate": "Predict the effect of a campaign with INTERVENTION."})
 add_lazy_commands(
     _group(
+        "simulations",
+        "Show how far a simulation is, and cancel one.",
+        "twinstream simulations progress 3f0c8a52-6c1e-4b3a-9f57-0d2f7f1f8a11",
+        "twinstream simulations cancel 3f0c8a52-6c1e-4b3a-9f57-0d2f7f1f8a11",
+    ),
+    "streams.cli.simulations",
+    {"progress": "Show how far the simulation ID is.", "cancel": "Cancel the simulation ID, which is answered so."},
+)
+add_lazy_commands(
+    _group(
         "experiments",
         "Add, show and withdraw results of real experiments.",
         "twinstream experiments add email_campaign --id spring --rows pilot.csv",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from streams.cli.output import notify
+from streams.cli.output import is_terminal, notify, show_progress
 
 if TYPE_CHECKING:
     from sql.simulation_queue_store import QueuedSimulation
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["notices_of_queue", "place_text"]
 
-_PERIOD_S = 2.0
+_PERIOD_S = 1.0
 _CLOSE_S = 0.5  # a server that does not answer delays the command by no more
 
 
@@ -39,6 +40,9 @@ def place_text(simulation_id: UUID, place: QueuedSimulation) -> str:
     >>> place_text(UUID(int=1), QueuedSimulation("large", 11_000_000, computing=False, ahead=1))
     'simulation 00000000-0000-0000-0000-000000000001 is queued in the large lane behind 1 other request'
     """
+    if place.progress is not None and (place.progress.twins_done or place.progress.computing):
+        tenths = 10 * place.progress.twins_done // place.progress.twins
+        return f"simulation {simulation_id} is computed: {tenths * 10} % of {place.progress.twins:,} twins"
     if place.computing:
         return f"simulation {simulation_id} is computed: {place.work:,} simulated twins"
     behind = f" behind {place.ahead} other request{'s' if place.ahead != 1 else ''}" if place.ahead else ""
@@ -55,13 +59,32 @@ async def _notify_of_changes(settings: Settings, simulation_id: UUID) -> None:
     await asyncio.sleep(_PERIOD_S)  # most simulations are answered by then
     with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         connection = await connect(settings.postgres_dsn.get_secret_value())
-        last = ""
         try:
-            while True:
-                place = await queued_simulation(connection, simulation_id)
-                if place is not None and (text := place_text(simulation_id, place)) != last:
-                    notify(text)
-                    last = text
-                await asyncio.sleep(_PERIOD_S)
+            with _Notices(simulation_id) as notices:
+                while True:
+                    place = await queued_simulation(connection, simulation_id)
+                    if place is not None:
+                        notices.show(place)
+                    await asyncio.sleep(_PERIOD_S)
         finally:
             connection.terminate()
+
+
+class _Notices(ExitStack):
+    """Writes each change of the place as a line; the progress of shards, on a terminal, as a bar."""
+
+    def __init__(self, simulation_id: UUID) -> None:
+        super().__init__()
+        self._simulation_id = simulation_id
+        self._last = ""
+        self._report: Callable[[int], None] | None = None
+
+    def show(self, place: QueuedSimulation) -> None:
+        progress = place.progress
+        if progress is not None and progress.computing and is_terminal(sys.stderr):
+            if self._report is None:
+                self._report = self.enter_context(show_progress("simulating twins", progress.twins))
+            self._report(progress.twins_done)
+        elif (text := place_text(self._simulation_id, place)) != self._last:
+            notify(text)
+            self._last = text

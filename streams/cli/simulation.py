@@ -70,7 +70,7 @@ def simulate(
         typer.Option(
             metavar="NUMBER",
             help="Number of twins; 10,000 by default.",
-            callback=require_value(lambda value: 100 <= value <= 1_000_000, "must be between 100 and 1,000,000"),
+            callback=require_value(lambda value: 100 <= value <= 1_000_000_000, "must be between 100 and 1,000,000,000"),
         ),
     ] = None,
     seed: Annotated[

@@ -329,7 +329,9 @@ def _twin_refusal(row: int, outcomes: OutcomeBatch, twins: SimulatedTwins | None
     simulation_id, twin_id = outcomes.twins[row]
     line = outcomes.shared_fields_of(row).line
     if twins is None:
-        return ElementRefusal("simulation", f"simulation {simulation_id} does not exist, or was not completed")
+        return ElementRefusal(
+            "simulation", f"simulation {simulation_id} does not exist, was not completed, or has twins without ids"
+        )
     if twins.line != line:
         return ElementRefusal("simulation", f"simulation {simulation_id} is about {twins.line}, not {line}")
     if twin_id not in twins.rows:

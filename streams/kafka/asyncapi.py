@@ -27,6 +27,7 @@ _RECEIVED_TOPICS = ("simulation-requests", "outcome-events", "experiment-results
 _KEYS = {
     "simulation-requests": "simulation_id",
     "simulation-results": "simulation_id",
+    "simulation-progress": "simulation_id",
     "outcome-events": "chosen by the producer; the event_id when there is none",
     "effect-priors": "model line and intervention, separated by a colon",
     DEAD_LETTERS: "key of the refused record",

@@ -60,6 +60,7 @@ class Topic:
 TOPICS: tuple[Topic, ...] = (
     Topic("simulation-requests"),
     Topic("simulation-results"),
+    Topic("simulation-progress", retention_days=3),
     Topic("experiment-results"),
     Topic("outcome-events"),
     Topic("fidelity-errors", retention_days=3),

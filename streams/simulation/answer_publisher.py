@@ -26,7 +26,7 @@ __all__ = ["AnswerPublisher", "Answered", "failure", "publish_answers"]
 
 LOG = logging.getLogger(__name__)
 
-_DURATIONS = {"small": SIMULATION_SECONDS, "large": LARGE_SIMULATION_SECONDS}
+_DURATIONS = {"small": SIMULATION_SECONDS, "large": LARGE_SIMULATION_SECONDS, "sharded": LARGE_SIMULATION_SECONDS}
 _MAX_UNSTORED, _MAX_UNREMOVED = 64, 64
 _PAUSE_S = 0.5
 

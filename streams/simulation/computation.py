@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 from engine import SimulationEngine
-from engine.effects import EmptyPopulation, PreparedTwins
+from engine.block_simulation import describe_population, is_in_blocks, sum_blocks
+from engine.effects import EmptyPopulation, ExactSums, PreparedTwins
 from engine.twins import EmptyFilter, TwinModel
 from schemas import EffectPrior, ModelCard, SimulationRequest, SimulationResult, TwinPopulation, conditions
 from schemas.filters import Filters
 from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
-from sql.simulation_store import Recipe
+from sql.simulation_store import Pins, Recipe
 from sql.twin_repository import UnknownPopulation
 
 __all__ = [
@@ -18,11 +20,15 @@ __all__ = [
     "DeadlineExceeded",
     "MissingFeature",
     "build_engine",
+    "conclude_sums",
     "draw_population",
+    "few_twins",
     "generate_population",
+    "is_sharded",
     "prepare_twins",
     "require_features",
     "simulate_population",
+    "sum_recipe",
 ]
 
 
@@ -66,8 +72,12 @@ def prepare_twins(population: TwinPopulation) -> PreparedTwins:
 
     That of their filters is measured at some later time, and an answer that depended on it could not be repeated.
     """
+    return PreparedTwins(_as_at_first(population))
+
+
+def _as_at_first(population: TwinPopulation) -> TwinPopulation:
     card = None if population.filters_applied else population.model
-    return PreparedTwins(population.with_realism(card.metrics.realism if card else None))
+    return population.with_realism(card.metrics.realism if card else None)
 
 
 def build_engine(
@@ -104,6 +114,59 @@ def simulate_population(
         require_features(twins.population.model, request.filters)
     result = build_engine(twins, priors, request, thresholds).simulate(
         request.intervention, request.filters, alternatives=request.alternatives, simulation_id=request.simulation_id
+    )
+    return result.model_copy(update={"thresholds_version": thresholds.version})
+
+
+def is_sharded(pins: Pins) -> bool:
+    """Whether the twins of a run are too many for one table, so that they are generated in blocks and have no ids."""
+    return not pins.stored and pins.recipe is not None and is_in_blocks(pins.recipe.twin_count)
+
+
+def sum_recipe(
+    model: TwinModel,
+    priors: Mapping[str, EffectPrior],
+    *,
+    recipe: Recipe,
+    blocks: Iterable[int],
+    request: SimulationRequest,
+    thresholds: LineThresholds = DEFAULT_THRESHOLDS,
+) -> ExactSums:
+    """The sums over the twins of some blocks of a recipe.
+
+    Raises:
+        EmptyFilter, MissingFeature: as :func:`generate_population`.
+    """
+    require_features(model.card, recipe.filters)
+    candidates = [request.intervention, *request.alternatives]
+    engine_on = partial(build_engine, priors=priors, request=request, thresholds=thresholds)
+    return sum_blocks(model, blocks, recipe.twin_count, recipe.filters, recipe.seed, engine_on, candidates)
+
+
+def few_twins(model: TwinModel, recipe: Recipe) -> PreparedTwins:
+    """A few twins of a recipe, which stand for all of them where a result is concluded from their sums.
+
+    Raises:
+        EmptyFilter, MissingFeature: as :func:`generate_population`.
+    """
+    require_features(model.card, recipe.filters)
+    return PreparedTwins(_as_at_first(describe_population(model, recipe.filters, recipe.seed)), is_block=True)
+
+
+def conclude_sums(
+    few: PreparedTwins,
+    sums: ExactSums,
+    priors: Mapping[str, EffectPrior],
+    request: SimulationRequest,
+    thresholds: LineThresholds = DEFAULT_THRESHOLDS,
+) -> SimulationResult:
+    """The result of a request from :func:`few_twins` and the sums over all blocks of its recipe."""
+    result = build_engine(few, priors, request, thresholds).conclude(
+        sums.to_sums(),
+        request.intervention,
+        request.filters,
+        alternatives=request.alternatives,
+        simulation_id=request.simulation_id,
     )
     return result.model_copy(update={"thresholds_version": thresholds.version})
 

@@ -10,11 +10,14 @@ from uuid import UUID
 from schemas import SimulationAnswer, SimulationRequest
 from sql.database import Pool, transaction
 from sql.pin_store import NewRequest, PinRefusal, pin_all
+from sql.shard_store import add_shards
 from sql.simulation_queue_store import Lane, QueueEntry, SimulationLease, enqueue_simulations
 from sql.simulation_store import Pins
 from streams.errors import describe_error
 from streams.settings import Settings
+from streams.simulation.computation import is_sharded
 from streams.simulation.request_budget import TooLarge, flow_of, lane_of, require_within_budget, work_of
+from streams.simulation.shards import shards_of
 from streams.simulation.simulator import DEFAULT_TWIN_COUNT, recipe_of, rejected
 
 __all__ = ["OpenLane", "RequestIntake"]
@@ -78,6 +81,8 @@ class RequestIntake:
             open_lanes = {name: lane for name, lane in self.lanes.items() if name in by_lane}
             holders = {name: lane.worker for name, lane in open_lanes.items() if lane.has_room(by_lane[name])}
             leases = await enqueue_simulations(connection, entries, holders, lease_s=self.settings.simulation_lease_s)
+            for pins in filter(is_sharded, runs.values()):
+                await add_shards(connection, pins.simulation_id, shards_of(pins, self.settings.shard_twins))
         for name, lane in open_lanes.items():
             own = [lease for lease in leases if lease.lane == name]
             lane.take(own, runs)
@@ -106,5 +111,6 @@ class RequestIntake:
         """The place of a pinned request in the queue."""
         request = pins.request or request  # as it is stored: without what was erased since it came
         work = work_of(request, pins.recipe.twin_count if pins.recipe else 0)
-        lane, model_id = lane_of(work, self.settings, stored=pins.stored), None if pins.stored else pins.model_id
+        lane: Lane = "sharded" if is_sharded(pins) else lane_of(work, self.settings, stored=pins.stored)
+        model_id = None if pins.stored else pins.model_id
         return QueueEntry(pins.simulation_id, lane, flow_of(request, work), work, model_id)

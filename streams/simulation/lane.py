@@ -38,7 +38,7 @@ from streams.simulation.computation import COMPUTATION_REFUSALS, DeadlineExceede
 from streams.simulation.held_leases import HeldLeases
 from streams.simulation.model_gate import ModelGate
 from streams.simulation.simulation_process import ProcessEnded, SimulationFailed, SimulationRefused
-from streams.simulation.simulator import completed, failed, rejected
+from streams.simulation.simulator import cancelled, completed, failed, rejected
 
 __all__ = ["SimulationLane"]
 
@@ -48,7 +48,7 @@ Compute = Callable[[Pins, SimulationRequest], Awaitable[SimulationResult]]
 
 _POLL_S = 0.5
 _DELAY_OF_NEXT_TRY_S = 5.0  # the other requests of the lane are computed meanwhile
-_AT_MOST = {"small": 32, "large": 1}
+_AT_MOST = {"small": 32, "large": 1, "sharded": 1}
 """Requests that are leased together; the work of all of them is at most that of one that is nearly large."""
 _LONG_S = 0.5
 """A computation that takes longer gives the requests behind it back, for other workers to compute."""
@@ -202,10 +202,8 @@ class SimulationLane:
         if isinstance(pins, Exception):
             return await self._answer_to_failure(lease, pins)
         try:
-            if pins.answer is not None:
-                return pins.answer
-            if lease.tries > MAX_TRIES:
-                return failed(lease.simulation_id, f"given up: {MAX_TRIES} workers started this simulation and none finished it")
+            if (answer := _answer_at_once(lease, pins)) is not None:
+                return answer
             if self._gate.admits(lease.model_id):
                 return await self._held.run(lease, self._compute_answer(lease, pins))
             await self._held.put_back([lease])
@@ -241,3 +239,14 @@ class SimulationLane:
         put_back = partial(put_back_simulation, self._app.pool, lease, count_try=counts, delay_s=_DELAY_OF_NEXT_TRY_S)
         with contextlib.suppress(LostSimulationLease):
             await retry_transient(put_back, part="postgres")
+
+
+def _answer_at_once(lease: SimulationLease, pins: Pins) -> SimulationAnswer | None:
+    """The answer to a request that is not to be computed; None when it is."""
+    if pins.answer is not None:
+        return pins.answer
+    if lease.is_cancelled:
+        return cancelled(lease.simulation_id)
+    if lease.tries > MAX_TRIES:
+        return failed(lease.simulation_id, f"given up: {MAX_TRIES} workers started this simulation and none finished it")
+    return None

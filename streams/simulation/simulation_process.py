@@ -35,6 +35,7 @@ __all__ = [
     "SimulationRefused",
     "SimulationSpec",
     "simulate_in_subprocess",
+    "spec_of",
 ]
 
 SPEC_FILE, MODEL_FOLDER = "spec.json", "model"
@@ -102,7 +103,7 @@ async def simulate_in_subprocess(
     with tempfile.TemporaryDirectory(prefix="twinstream-simulation-") as scratch:
         folder = Path(scratch)
         sha256 = await asyncio.to_thread(write_parts, model.to_parts(), folder / MODEL_FOLDER) if model else None
-        spec = _spec(settings, pins, request, priors, sha256)
+        spec = spec_of(settings, pins, request, priors, sha256)
         write_catalogue(folder, pins.catalogue)
         (folder / SPEC_FILE).write_text(spec.model_dump_json(), encoding="utf-8")
         async with child_process("streams.simulation", folder, stdout=PIPE, environment=_environment(settings)) as process:
@@ -111,9 +112,10 @@ async def simulate_in_subprocess(
             return _read_result(folder, process.returncode)
 
 
-def _spec(
+def spec_of(
     settings: Settings, pins: Pins, request: SimulationRequest, priors: Mapping[str, EffectPrior], model_sha256: str | None
 ) -> SimulationSpec:
+    """What a child process computes for a pinned request, its model's files in the folder."""
     if pins.recipe is None:
         raise ValueError(f"simulation {pins.simulation_id} was never pinned")
     return SimulationSpec(

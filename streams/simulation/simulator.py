@@ -14,7 +14,8 @@ from uuid import UUID
 from cachetools import LRUCache
 
 from engine import SimulationEngine
-from engine.effects import ComparedSimulation, PreparedTwins, catalogue_priors, compute_track_record
+from engine.block_simulation import block_count
+from engine.effects import ComparedSimulation, ExactSums, PreparedTwins, catalogue_priors, compute_track_record
 from engine.twins import EmptyFilter, TwinModel, common_seed, population_id
 from schemas import (
     AnswerStatus,
@@ -45,15 +46,19 @@ from streams.simulation.computation import (
     DeadlineExceeded,
     MissingFeature,
     build_engine,
+    conclude_sums,
     draw_population,
+    few_twins,
     generate_population,
+    is_sharded,
     prepare_twins,
     require_features,
     simulate_population,
+    sum_recipe,
 )
 from streams.simulation.twin_cache import TwinCache
 
-__all__ = ["DEFAULT_TWIN_COUNT", "Simulator", "completed", "failed", "recipe_of", "rejected"]
+__all__ = ["DEFAULT_TWIN_COUNT", "Simulator", "cancelled", "completed", "failed", "recipe_of", "rejected"]
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -114,6 +119,10 @@ class Simulator:
         await self._compute(replace(pins, catalogue=catalogue_in_effect()), request)
 
     async def _compute(self, pins: Pins, request: SimulationRequest) -> SimulationResult:
+        if pins.recipe is not None and is_sharded(pins):
+            blocks = range(block_count(pins.recipe.twin_count))
+            sum_all = partial(sum_recipe, recipe=pins.recipe, blocks=blocks, request=request, thresholds=pins.thresholds)
+            return await self._on_blocks(pins, request, sum_all)
         priors, prepare = await self.priors(pins, request), await self._prepare(pins)
 
         def simulate() -> tuple[PreparedTwins, SimulationResult]:
@@ -161,11 +170,37 @@ class Simulator:
         pins = (await find_runs(self._pool, [simulation_id])).get(simulation_id)
         if pins is None or pins.request is None or pins.answer is None or pins.answer.status is not AnswerStatus.COMPLETED:
             return None
+        if is_sharded(pins):
+            return None  # they have no ids
         priors = await self.priors(pins, pins.request)
         with in_effect(pins.catalogue):
             return await asyncio.to_thread(
                 _simulated_twins, await self._load_twins(pins, generate_population), priors, pins.request
             )
+
+    async def conclude(self, pins: Pins, request: SimulationRequest, sum_all: Callable[[], ExactSums]) -> SimulationResult:
+        """The result that follows from the sums over all twins of a population in blocks.
+
+        Raises:
+            EmptyFilter, MissingFeature: as :meth:`compute`.
+            Exception: what ``sum_all`` raises, unless there are no such twins.
+        """
+        return await self._on_blocks(pins, request, lambda _model, _priors: sum_all())
+
+    async def _on_blocks(
+        self, pins: Pins, request: SimulationRequest, sum_all: Callable[[TwinModel, Mapping[str, EffectPrior]], ExactSums]
+    ) -> SimulationResult:
+        assert pins.recipe is not None  # of a population that is not stored
+        assert pins.model_id is not None
+        recipe, model = pins.recipe, await self._models.load(pins.model_id)
+        with in_effect(pins.catalogue):
+            priors = await self.priors(pins, request)
+
+            def conclude() -> SimulationResult:
+                few = few_twins(model, recipe)
+                return conclude_sums(few, sum_all(model, priors), priors, request, pins.thresholds)
+
+            return await self.add_track_record(await self._within_deadline(conclude), pins, request)
 
     async def _prepare(self, pins: Pins) -> Callable[[], PreparedTwins]:
         """Load what the twins of a run are made of, unless they are in memory; returns a function that prepares them."""
@@ -216,6 +251,11 @@ def rejected(simulation_id: UUID, reason: str) -> SimulationAnswer:
 def failed(simulation_id: UUID, reason: str) -> SimulationAnswer:
     """The answer to a valid request that could not be computed."""
     return SimulationAnswer(simulation_id=simulation_id, status=AnswerStatus.FAILED, reason=reason)
+
+
+def cancelled(simulation_id: UUID) -> SimulationAnswer:
+    """The answer to a request that was cancelled before it was answered."""
+    return SimulationAnswer(simulation_id=simulation_id, status=AnswerStatus.CANCELLED, reason="cancelled before it was computed")
 
 
 def _usual_request(card: ModelCard) -> SimulationRequest:

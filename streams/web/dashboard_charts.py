@@ -58,6 +58,7 @@ _STATUS_TONES: dict[str, Tone] = {
     "stale": "muted",
     "rejected": "bad",
     "failed": "bad",
+    "cancelled": "muted",
     "do_not_deploy": "bad",
 }
 _EVENT_LABELS = {

@@ -33,6 +33,7 @@ from schemas import (
     PaneRow,
     RetrainEvent,
     SimulationAnswer,
+    SimulationProgress,
     SimulationRequest,
     SimulationResult,
     SourceId,
@@ -90,7 +91,9 @@ EXAMPLES: dict[str, list[Event]] = {
     "simulation-results": [
         SimulationAnswer(simulation_id=ONE, status=AnswerStatus.COMPLETED, result=RESULT, model_id=TWO, effects_version=0),
         SimulationAnswer(simulation_id=ONE, status=AnswerStatus.REJECTED, reason="unknown channel 'fax'"),
+        SimulationAnswer(simulation_id=ONE, status=AnswerStatus.CANCELLED, reason="cancelled before it was computed"),
     ],
+    "simulation-progress": [SimulationProgress(simulation_id=ONE, twins_done=262_144, twin_count=10_000_000)],
     "experiment-results": [
         ExperimentResult(
             experiment_id="trial-7",
@@ -344,7 +347,7 @@ def test_a_time_is_converted_to_utc():
 REQUEST, FROM_POPULATION = EXAMPLES["simulation-requests"]
 PREDICTED, OF_A_TWIN, OF_AN_ENTITY = EXAMPLES["outcome-events"]
 EXPERIMENT, _ = EXAMPLES["experiment-results"]
-ANSWER, REFUSAL = EXAMPLES["simulation-results"]
+ANSWER, REFUSAL, _ = EXAMPLES["simulation-results"]
 (ERRORS, _) = EXAMPLES["fidelity-errors"]
 (WINDOW,) = EXAMPLES["fidelity-windows"]
 (RETRAIN,) = EXAMPLES["retrain-events"]
@@ -362,7 +365,7 @@ PRIORS, _ = EXAMPLES["effect-priors"]
         (REQUEST, {"filters": {"specialty": []}}, "empty list"),
         (REQUEST, {"filters": {"tier": ["high"]}}, "filters.tier"),
         (REQUEST, {"twin_count": 99}, "twin_count"),
-        (REQUEST, {"twin_count": 1_000_001}, "twin_count"),
+        (REQUEST, {"twin_count": 1_000_000_001}, "twin_count"),
         (REQUEST, {"population_id": str(TWO)}, "population_id and twin_count exclude each other"),
         (REQUEST, {"confidence_level": 1.0}, "confidence_level"),
         (REQUEST, {"confidence_level": 0.0}, "confidence_level"),

@@ -11,6 +11,7 @@ import pytest
 from schemas import AnswerStatus, SimulationAnswer
 from sql.database import Pool
 from sql.simulation_queue_store import (
+    LANES,
     Lane,
     LaneBacklog,
     LostSimulationLease,
@@ -244,7 +245,7 @@ async def test_a_request_that_waits_for_another_try_lets_the_others_pass(pool: P
 
 
 async def test_the_backlog_counts_the_waiting_requests_of_each_lane(pool: Pool, owner_pool: Pool) -> None:
-    assert await lane_backlogs(pool) == {"small": LaneBacklog(0, 0.0), "large": LaneBacklog(0, 0.0)}
+    assert await lane_backlogs(pool) == dict.fromkeys(LANES, LaneBacklog(0, 0.0))
     for _ in range(3):
         await queue(pool, lane="large")
     await owner_pool.execute("UPDATE simulation_queue SET queued_at = clock_timestamp() - interval '1 minute'")

@@ -238,7 +238,7 @@ def test_wrong_usage_is_status_2_and_names_the_value_and_what_is_allowed(argumen
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["simulate", "email_campaign", "--twins", "0"], "--twins must be between 100 and 1,000,000, not 0"),
+        (["simulate", "email_campaign", "--twins", "0"], "--twins must be between 100 and 1,000,000,000, not 0"),
         (["simulate", "email_campaign", "--timeout", "nan"], "--timeout must be a positive number of seconds, not nan"),
         (["simulate", "email_campaign", "--intensity", "nan"], "--intensity must be above 0 and at most 3, not nan"),
         (["design", "email_campaign", "--effect", "0"], "--effect must be a number other than 0, not 0.0"),

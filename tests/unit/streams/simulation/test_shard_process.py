@@ -1,0 +1,74 @@
+"""The process that computes shards: sums to the last bit, whatever size the shards have, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from engine.effects import ExactSums
+from engine.twins import TwinModel
+from schemas import InterventionConfig, SimulationRequest
+from sql.shard_store import NewShard
+from sql.simulation_store import Pins, Recipe
+from streams.settings import Settings
+from streams.simulation.computation import sum_recipe
+from streams.simulation.shard_process import ShardProcess
+from streams.simulation.shards import shards_of
+from streams.simulation.simulation_process import ProcessEnded, SimulationFailed
+from tests.models import hcp_model
+
+EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+TWINS = 140_000
+
+
+@pytest.fixture(scope="module")
+def model() -> TwinModel:
+    return hcp_model()
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def pinned(model: TwinModel, twin_count: int = TWINS, **fields: Any) -> tuple[Pins, SimulationRequest]:
+    names = {"simulation_id": UUID(int=3), "requested_at": datetime(2025, 3, 1, tzinfo=UTC), "twin_type": "hcp", "brand": "kisqali"}
+    request = SimulationRequest.model_validate({**names, "intervention": EMAIL, "seed": 5, **fields})
+    recipe = Recipe(UUID(int=4), twin_count, 5, request.filters.model_dump(exclude_none=True))
+    return Pins(request.simulation_id, request.line, model.card.model_id, 3, recipe, False, request, None), request
+
+
+async def test_the_sums_of_a_process_are_those_of_this_one_to_the_last_bit(model, scratch):
+    pins, request = pinned(model)
+    async with ShardProcess.start(Settings(), pins, request, {}, model) as process:
+        parts = [ExactSums.from_bytes(await process.compute(*shard[:2])) for shard in (NewShard(2, 3, 1), NewShard(0, 2, 1))]
+    here = sum_recipe(model, {}, recipe=pins.recipe, blocks=range(3), request=request)
+    assert ExactSums.merge_all(parts) == here
+    assert list(scratch.iterdir()) == []
+
+
+async def test_a_killed_process_can_be_tried_again_and_an_impossible_shard_fails_with_its_reason(model):
+    pins, request = pinned(model, filters={"specialty": ["astrology"]})
+    async with ShardProcess.start(Settings(), pins, request, {}, model) as process:
+        with pytest.raises(SimulationFailed, match="no real row matches the filter"):
+            await process.compute(0, 1)
+        os.kill(process._process.pid, signal.SIGKILL)
+        with pytest.raises(ProcessEnded, match="exit code -9"):
+            await process.compute(1, 2)
+
+
+def test_shards_cover_all_blocks_once(model):
+    pins, _ = pinned(model, 10_000_000)
+    for shard_twins, count in ((1, 153), (262_144, 39), (10**9, 1)):
+        shards = shards_of(pins, shard_twins)
+        assert len(shards) == count
+        assert [block for shard in shards for block in range(shard.first_block, shard.end_block)] == list(range(153))
+        assert sum(shard.twins for shard in shards) == 10_000_000
