@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -33,6 +33,7 @@ __all__ = [
     "add_replays",
     "count_refused",
     "find_refused",
+    "in_incarnations",
     "list_refused",
     "mark_refused_sent",
     "pack_headers",
@@ -151,6 +152,35 @@ async def add_refused_once(database: Database, refused: Sequence[RefusedRecord])
             rows = await connection.fetch(_ADD_ONCE, *_columns(part), str(source), source.topic, source.partition)
             added.update(row["refusal_id"] for row in rows)
     return added
+
+
+_STORED_AT = """
+SELECT source, source_offset, element, tracked_at FROM refused_records
+WHERE topic = $1 AND partition = $2 AND source_offset = ANY($3::bigint[])"""
+
+
+async def in_incarnations(database: Database, refused: Sequence[RefusedRecord]) -> list[RefusedRecord]:
+    """Records of one partition as those of the topic's incarnation: where another one was refused at an offset, the next one.
+
+    A topic that is created anew begins at offset 0 again. Of topics without stored positions nothing else tells its incarnation.
+    """
+    if not refused:
+        return []
+    source = refused[0].source
+    rows = await database.fetch(_STORED_AT, source.topic, source.partition, [record.offset for record in refused])
+    stored: dict[tuple[int, int], dict[datetime, int]] = {}
+    for row in rows:
+        incarnation = SourceId.parse(row["source"]).incarnation
+        stored.setdefault((row["source_offset"], row["element"]), {})[row["tracked_at"]] = incarnation
+    return [_in_incarnation(record, stored.get((record.offset, record.element), {})) for record in refused]
+
+
+def _in_incarnation(record: RefusedRecord, stored: Mapping[datetime, int]) -> RefusedRecord:
+    if not stored:
+        return record
+    incarnation = stored.get(record.at, max(stored.values()) + 1)
+    source = record.source.model_copy(update={"incarnation": incarnation})
+    return record._replace(source=source, refusal_id=refusal_id(source, record.offset, record.at))
 
 
 async def _without_erased(connection: Connection, refused: Sequence[RefusedRecord]) -> Sequence[RefusedRecord]:

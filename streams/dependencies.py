@@ -19,6 +19,8 @@ import aiohttp
 
 from sql.database import PostgresProbe
 from streams.kafka.broker_probe import BrokerProbe
+from streams.kafka.topic_watch import WATCHED_TOPICS
+from streams.kafka.topics import needed_topics
 from streams.metrics import DEPENDENCY_UP
 from streams.outages import OUTAGES, Outages
 from streams.settings import Role, Settings
@@ -78,7 +80,8 @@ class MlflowProbe:
 
 def role_probes(settings: Settings, role: Role | None = None) -> dict[str, PartProbe]:
     """The probes of the parts that a role needs; of all parts without a role."""
-    probes: dict[str, PartProbe] = {"kafka": BrokerProbe(settings), "postgres": PostgresProbe(settings)}
+    broker = BrokerProbe(settings) if role is None else BrokerProbe(settings, needed_topics(role), WATCHED_TOPICS)
+    probes: dict[str, PartProbe] = {"kafka": broker, "postgres": PostgresProbe(settings)}
     if settings.mlflow_uri and not settings.mlflow_uri.startswith("databricks") and role not in _WITHOUT_MLFLOW:
         probes["mlflow"] = MlflowProbe(settings.mlflow_uri, settings.probe_timeout_s)
     return probes

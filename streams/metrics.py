@@ -58,6 +58,21 @@ PARTITION_BLOCKED = _gauge(
     "topic",
     "partition",
 )
+TOPIC_MISSING = _gauge(
+    "twin_topic_missing",
+    "1 while a topic that this role needs does not exist. 1: twinstream migrate creates it; the role goes on by itself.",
+    "topic",
+)
+TOPIC_RESTARTS = _counter(
+    "twin_topic_restarts_total",
+    "Topics that were deleted and created anew while a role ran.  Rising: what was not read before is lost. Ask who did it.",
+    "topic",
+)
+RECORDS_EXPIRED = _counter(
+    "twin_expired_records_total",
+    "Offsets that Kafka removed before they were read. Rising: the retention of the topic is too short for the lag of its role.",
+    "topic",
+)
 TASK_FAILURES = _counter(
     "twin_task_failures_total",
     "Failures of work that is repeated: timers, lines, publications. Rising: the log has the traceback, once a minute.",

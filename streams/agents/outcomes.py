@@ -33,6 +33,7 @@ from streams.kafka.batch_consumer import PollBatch, StartOffset
 from streams.kafka.dead_letters import count_refused_records, publish_dead_letters
 from streams.kafka.partition_lanes import PartitionLanes
 from streams.kafka.start_offsets import find_start_offsets
+from streams.kafka.topic_watch import WATCHED_TOPICS
 from streams.metrics import (
     BATCH_SECONDS,
     FEATURE_MISSING,
@@ -88,6 +89,9 @@ class _OutcomesAgent:
         self._app = app
         self._services = services
         self._progress: dict[SourceId, _Progress] = {}
+        self._topic_restarts = WATCHED_TOPICS.restarts(_TOPIC)
+        self._incarnations: dict[TP, int] = {}
+        self._ended: dict[TP, int] = {}
         self._connections = asyncio.Semaphore(max(app.settings.postgres_pool_size - 1, 1))  # one is left for the timers
 
     @cached_property
@@ -177,7 +181,10 @@ class _OutcomesAgent:
 
     async def find_start_offsets(self, committed: Mapping[TP, int | None]) -> Mapping[TP, StartOffset]:
         """Where reading of each partition starts; the progress of these sources starts there too."""
-        starts = await retry_transient(partial(find_start_offsets, self._app.settings, self._app.pool, committed), part="postgres")
+        self._note_ended()
+        find = partial(find_start_offsets, self._app.settings, self._app.pool, committed, self._ended)
+        starts = await retry_transient(find, part="postgres")
+        self._incarnations |= {tp: start.incarnation for tp, start in starts.items()}
         sources = {
             SourceId(topic=tp.topic, partition=tp.partition, incarnation=start.incarnation): start for tp, start in starts.items()
         }
@@ -185,6 +192,12 @@ class _OutcomesAgent:
         await retry_transient(self.start_counters, part="postgres")
         self._progress = {source: _Progress(watermarks.get(source), start.offset) for source, start in sources.items()}
         return starts
+
+    def _note_ended(self) -> None:
+        """Note which incarnations have ended, because the topic was created anew while this process read them."""
+        restarts = WATCHED_TOPICS.restarts(_TOPIC)
+        if restarts != self._topic_restarts:
+            self._topic_restarts, self._ended = restarts, dict(self._incarnations)
 
     async def start_counters(self) -> None:
         """Let the counters of every registered line exist before their first event."""

@@ -23,6 +23,7 @@ from streams.kafka.published_table import PublishedTable, PublishedTables
 from streams.kafka.record_batches import bound_fetches
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import kafka_security
+from streams.kafka.topic_watch import WATCHED_TOPICS
 from streams.kafka.topics import PARTITIONS, READ_TOPICS, topic_of
 from streams.kafka.work_marks import MARKS
 from streams.metrics import CATALOGUE_VERSION, TASK_FAILURES, start_at_zero
@@ -40,6 +41,7 @@ _SLICE_RECORDS = 100
 """Most records of a batch that is processed record by record: what is refused of them is stored together."""
 _PARK_REQUESTS_S = 2.0
 _CATALOGUE_S = 2.0
+_TOPIC_S = 1.0
 _NEVER_S = 1e9
 _METADATA_AGE_S = 30.0  # after this, the producer and the consumer know of partitions that were added
 
@@ -76,6 +78,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.restoring: str | None = None
         start_at_zero(TASK_FAILURES, role=[role], task=["dead letters"])
         self.parking = Parking(settings.park_attempts, READ_TOPICS[role])
+        self._topic_restarts = WATCHED_TOPICS.restarts(READ_TOPICS[role])
         self._crash_task: asyncio.Task[None] | None = None
         bound_fetches(settings)
         super().__init__(f"twinstream-{role}", consumer_group_instance_id=member, **_options(role, settings))
@@ -84,6 +87,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.run_every(_PARK_REQUESTS_S, self._read_park_requests)
         self.run_every(_PARK_REQUESTS_S, self._store_interrupted)
         self.run_every(_CATALOGUE_S, self._follow_catalogue)
+        self.run_every(_TOPIC_S, self._follow_topic)
 
     async def before_reading(self) -> None:
         """Read which records are to be parked, before the first record of an assignment is processed.
@@ -117,6 +121,13 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
 
     async def _follow_catalogue(self) -> None:
         CATALOGUE_VERSION.labels(role=self.role).set((await self.newest_catalogue()).version)
+
+    async def _follow_topic(self) -> None:
+        """Read the topic from its start when it was created anew."""
+        restarts = WATCHED_TOPICS.restarts(READ_TOPICS[self.role])
+        if restarts != self._topic_restarts:
+            await self.consumer.read_anew()
+            self._topic_restarts = restarts
 
     async def on_first_start(self) -> None:
         """Create Faust's data folder with its parents."""

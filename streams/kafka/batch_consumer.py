@@ -14,10 +14,10 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import faust
 from aiokafka.errors import ConsumerStoppedError, KafkaError
@@ -25,6 +25,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.errors import Subject, subject_of
+from streams.kafka.expired_records import ExpiredRecords, report_expired
+from streams.kafka.topic_watch import WATCHED_TOPICS
 from streams.outages import OUTAGES
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ __all__ = [
     "StartOffset",
     "StartOffsetFinder",
 ]
+
+T = TypeVar("T")
 
 _FINISH_S = 5.0  # for what is in work before a rebalance
 _HELD_S = 0.1  # between two looks whether a partition may be polled again
@@ -125,6 +129,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         self._starts: dict[TP, StartOffset] = {}
         self._group_offsets: Mapping[TP, int | None] = {}
         self._ends: Mapping[Any, int] = {}
+        self._expired = ExpiredRecords()
+        self._restarts = WATCHED_TOPICS.all_restarts()
         self.held: set[TP] = set()
         self.lanes: Lanes | None = None
         self.polled_at: float | None = None
@@ -204,11 +210,32 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         """
         client, loop = self._thread._consumer, self._thread.thread_loop  # noqa: SLF001  # Faust's own way queues behind a poll
         tps = [tp for tp in self.assignment() if self._in_batches(tp)] if client is not None and loop.is_running() else []
-        if tps:
-            answer = asyncio.run_coroutine_threadsafe(client.end_offsets(tps), loop)
-            with contextlib.suppress(TimeoutError, KafkaError, ConsumerStoppedError):
-                async with asyncio.timeout(_END_OFFSETS_S):
-                    self._ends = await asyncio.wrap_future(answer)
+        if not tps:
+            return
+        with contextlib.suppress(TimeoutError, KafkaError, ConsumerStoppedError):
+            async with asyncio.timeout(_END_OFFSETS_S):
+                self._ends = await self._in_thread(client.end_offsets(tps))
+                if self._expired.has_jumps:
+                    self._expired.report(await self._in_thread(client.beginning_offsets(tps)))
+
+    async def read_anew(self) -> None:
+        """Learn at once which partitions the topics have now, and begin to read them as after any assignment.
+
+        The client learns by itself once in half a minute that a topic was created anew.
+        """
+        client, coordinator = self._thread._consumer, self._coordinator()  # noqa: SLF001  # it has no public way
+        if client is None or coordinator is None:
+            return
+        await self._in_thread(client._client.force_metadata_update())  # noqa: SLF001
+        self._thread.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
+
+    async def _in_thread(self, answer: Awaitable[T]) -> T:
+        """Await something of the Kafka client in its thread; Faust's own way queues behind a poll."""
+
+        async def await_answer() -> T:
+            return await answer
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(await_answer(), self._thread.thread_loop))
 
     def lag(self) -> dict[TP, int]:
         """Number of unacknowledged records of each partition, by the later of the ends that its last fetch and the broker stated.
@@ -283,13 +310,31 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         return None if client is None else client._coordinator  # noqa: SLF001
 
     async def _seek_to_starts(self, tps: set[TP]) -> None:
-        committed = {tp: self._group_offsets.get(tp) for tp in tps}
-        starts = await self.app.find_start_offsets(committed)
+        restarts = {tp.topic: WATCHED_TOPICS.restarts(tp.topic) for tp in tps}
+        committed = {
+            # a batch that was in work when the topic was deleted may have been committed after that
+            tp: self._group_offsets.get(tp) if restarts[tp.topic] == self._restarts.get(tp.topic, 0) else None
+            for tp in tps
+        }
+        starts = await self._within_logs(await self.app.find_start_offsets(committed))
         await self.seek_wait({tp: start.offset for tp, start in starts.items()})
         for tp, start in starts.items():
             # an acknowledgement below the committed offset would be ignored, and would hold up every later one
             self._committed_offset[tp] = start.offset or None
+            self._expired.start(tp, start.offset)
         self._starts.update(starts)
+        self._restarts |= restarts
+
+    async def _within_logs(self, starts: Mapping[TP, StartOffset]) -> Mapping[TP, StartOffset]:
+        """Starts that exist: behind records that have expired, and at the begin of a log that ends before its start."""
+        firsts, ends = await self.earliest_offsets(*starts), await self.highwaters(*starts)
+        inside = {}
+        for tp, start in starts.items():
+            offset = start.offset if start.offset <= ends[tp] else firsts[tp]
+            if 0 < offset < firsts[tp]:
+                report_expired(tp, offset, firsts[tp])
+            inside[tp] = replace(start, offset=max(offset, firsts[tp]))
+        return inside
 
     async def _seek_again(self) -> None:
         try:
@@ -344,6 +389,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         read_offset, start = self._read_offset[tp], self._starts.get(tp)
         unread = [record for record in polled if read_offset is None or record.offset >= read_offset]
         if unread and start is not None:  # the partition may be revoked between two of its batches
+            self._expired.deliver(tp, unread[0].offset, unread[-1].offset)
             message = self._to_message(tp, unread[-1])
             message.key, message.value = None, PollBatch(tp.topic, tp.partition, start.incarnation, unread)
             yield tp, message

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
-from aiokafka.protocol.metadata import MetadataRequest
 
 from streams.kafka.security import kafka_security
+from streams.kafka.topic_ids import TopicIdsRequest, read_topic_ids
+from streams.kafka.topic_watch import TopicWatch
 from streams.settings import Settings
 
 __all__ = ["BrokerProbe"]
@@ -20,10 +22,15 @@ class BrokerProbe:
     """Requests metadata from the first broker of the settings that answers; consumers and producers are not involved.
 
     A broker that accepts connections and does not answer, as a frozen process does, is noticed too.
+
+    Args:
+        settings: addresses and credentials.
+        topics: whose ids are asked for.
+        watch: is given these ids.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, topics: Sequence[str] = (), watch: TopicWatch | None = None) -> None:
+        self._settings, self._topics, self._watch = settings, topics, watch
         self._connection: AIOKafkaConnection | None = None
 
     async def ask(self) -> None:
@@ -35,7 +42,9 @@ class BrokerProbe:
         """
         if self._connection is None or not self._connection.connected():
             self._connection = await self._connect()
-        await self._connection.send(MetadataRequest([]))
+        reply = await self._connection.send(TopicIdsRequest(self._topics))
+        if self._watch is not None:
+            self._watch.update(read_topic_ids(reply))
 
     def close(self) -> None:
         """Close the connection; the next question opens another one."""

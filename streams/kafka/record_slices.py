@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from schemas import Catalogue, in_effect
-from sql.dead_letter_store import RefusedRecord, add_refused_once
+from schemas import Catalogue, SourceId, in_effect
+from sql.dead_letter_store import RefusedRecord, add_refused_once, in_incarnations
 from sql.park_store import PARKED, complete_park_requests
 from streams.bounds import check_message, require_bounded
 from streams.errors import describe_error, is_waited_for
@@ -80,6 +81,7 @@ class Refusals:
         """
         if not self._refused:
             return
+        self._refused = await in_incarnations(self._app.pool, self._refused)
         is_new = await self._add_rows()
         count_refused_records(record for record in self._refused if record.refusal_id in is_new)
         await publish_dead_letters(self._app, self._refused)
@@ -89,8 +91,12 @@ class Refusals:
 
     async def _add_rows(self) -> set[Any]:
         """Store the rows; returns the ids of those that were not stored before."""
+        by_source: defaultdict[SourceId, list[RefusedRecord]] = defaultdict(list)
+        for record in self._refused:
+            by_source[record.source].append(record)
         try:
-            return await add_refused_once(self._app.pool, self._refused)
+            added = [await add_refused_once(self._app.pool, records) for records in by_source.values()]
+            return set().union(*added)
         except Exception as error:
             if is_waited_for(error):
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -26,7 +27,9 @@ __all__ = ["find_start_offsets"]
 _FETCH_S = 10.0
 
 
-async def find_start_offsets(settings: Settings, pool: Pool, committed: Mapping[TP, int | None]) -> dict[TP, StartOffset]:
+async def find_start_offsets(
+    settings: Settings, pool: Pool, committed: Mapping[TP, int | None], ended: Mapping[TP, int] = MappingProxyType({})
+) -> dict[TP, StartOffset]:
     """Find the start of each partition, and store new sources and new incarnations in Postgres.
 
     Reading starts at the lower one of the position in Postgres and the group's committed offset. A topic counts as created again, a
@@ -37,18 +40,20 @@ async def find_start_offsets(settings: Settings, pool: Pool, committed: Mapping[
         settings: address of Kafka.
         pool: connections to Postgres.
         committed: the group's offset of each partition, None where there is none.
+        ended: incarnations whose topic was deleted while it was read. The record at the position may be one of the new topic
+            already, so that it proves nothing; what it brought is recognised by its event when it is read again.
     """
     async with open_consumer(settings) as consumer:
-        return {tp: await _find_start(consumer, pool, tp, offset) for tp, offset in committed.items()}
+        return {tp: await _find_start(consumer, pool, tp, offset, ended.get(tp)) for tp, offset in committed.items()}
 
 
-async def _find_start(consumer: AIOKafkaConsumer, pool: Pool, tp: TP, committed: int | None) -> StartOffset:
+async def _find_start(consumer: AIOKafkaConsumer, pool: Pool, tp: TP, committed: int | None, ended: int | None) -> StartOffset:
     newest = await newest_position(pool, tp.topic, tp.partition)
     partition = TopicPartition(tp.topic, tp.partition)
     earliest = int((await consumer.beginning_offsets([partition]))[partition])
     if newest is None or newest.last_offset < 0:
         start = StartOffset(earliest if committed is None else committed, newest.incarnation if newest else 0)
-    elif await _is_created_again(consumer, partition, newest, earliest):
+    elif newest.incarnation == ended or await _is_created_again(consumer, partition, newest, earliest):
         start = StartOffset(earliest, newest.incarnation + 1)
     else:
         following = newest.last_offset + 1

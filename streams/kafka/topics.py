@@ -23,6 +23,7 @@ __all__ = [
     "Topic",
     "count_partitions",
     "create_topics",
+    "needed_topics",
     "topic_of",
 ]
 
@@ -87,6 +88,17 @@ READ_TOPICS: Mapping[Role, str] = MappingProxyType(
 )
 """Topic that each role reads, as the group ``twinstream-ROLE``."""
 
+_ANY_ROLE_WRITES = (DEAD_LETTERS,)
+_WRITTEN_TOPICS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
+    {
+        "simulation": ("simulation-results",),
+        "outcomes": ("fidelity-errors",),
+        "fidelity": ("fidelity-windows", "drift-events", "retrain-events"),
+        "experiments": ("effect-priors",),
+        "trainer": ("model-events",),
+    }
+)
+
 CHANGELOGS: tuple[Topic, ...] = (Topic("twinstream-fidelity-fidelity-panes-changelog", compacted=True, by_broker_time=False),)
 """Changelog topics of Faust's tables. Faust would create them while it starts, and a message sent before its producer has the
 metadata of the new topic would end the worker."""
@@ -95,6 +107,12 @@ metadata of the new topic would end the worker."""
 def topic_of(event: type[Event]) -> str:
     """Return the topic of an event class."""
     return next(topic for topic, event_class in EVENTS.items() if event_class is event)
+
+
+def needed_topics(role: Role) -> tuple[str, ...]:
+    """The topics that a role reads or writes."""
+    changelogs = [topic.name for topic in CHANGELOGS if topic.name.startswith(f"twinstream-{role}-")]
+    return (READ_TOPICS[role], *_WRITTEN_TOPICS[role], *_ANY_ROLE_WRITES, *changelogs)
 
 
 async def count_partitions(settings: Settings, topic: str) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from faust.types import TP
 
 from schemas import EVENTS
+from streams.kafka.topic_watch import WATCHED_TOPICS
 from streams.outages import OUTAGES, Outages
 from streams.retries import oldest_unfinished_s
 from streams.settings import Role, Settings
@@ -146,7 +147,8 @@ class RoleLiveness:
     def ready_problems(self) -> list[str]:
         """Why the role does not process events now, in plain words; empty while it is ready."""
         activity = self._activity()
-        return ([activity] if activity else []) + self._blocked_partitions() + describe_outages(self._outages) + self._stalled()
+        waits = self._blocked_partitions() + WATCHED_TOPICS.problems() + describe_outages(self._outages)
+        return ([activity] if activity else []) + waits + self._stalled()
 
     def behind(self) -> Mapping[str, int]:
         """Number of waiting records of each partition that has any."""
