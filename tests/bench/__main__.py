@@ -35,6 +35,7 @@ from tests.bench.populations import population_figure
 from tests.bench.recovery import recovery_figures
 from tests.bench.report import format_json, format_table
 from tests.bench.requests import request_figures
+from tests.bench.shards import shard_figures
 from tests.bench.sizes import size_figures
 from tests.bench.tables import Measured, measured_tables
 from tests.bench.twins import generation_figure, simulation_figure
@@ -51,6 +52,7 @@ OF_STACK: dict[str, Callable[[Measured, Settings], Sequence[Figure]]] = {
     "memory": lambda _, settings: memory_figures(settings),
     "recovery": lambda _, settings: recovery_figures(settings),
     "requests": request_figures,
+    "shards": shard_figures,
     "sizes": size_figures,
 }
 TIMED: dict[str, Callable[[Measured, Settings, float], Sequence[Figure]]] = {"peers": peer_figures, "outcomes": outcome_figures}

@@ -33,7 +33,7 @@ from streams.worker.supervisor import Workers
 from tests.bench.measure import Aim, Figure
 from tests.bench.tables import ROWS, Measured
 
-__all__ = ["request_figures"]
+__all__ = ["CAMPAIGNS", "promote", "request_figures"]
 
 RATES = ((1, 15), (10, 20), (50, 15), (100, 15))
 """Requests a second, and for how many seconds."""
@@ -61,11 +61,11 @@ CAMPAIGNS = tuple(
 def request_figures(measured: Measured, settings: Settings) -> list[Figure]:
     """Percentiles of the time to an answer by rate, the first after a start, and the processor time of the worker."""
     with asyncio.Runner() as runner:
-        runner.run(_promote(measured.model, settings))
+        runner.run(promote(measured.model, settings))
         return runner.run(_measure(measured, settings))
 
 
-async def _promote(model: TwinModel, settings: Settings) -> None:
+async def promote(model: TwinModel, settings: Settings) -> None:
     """Register a model with its files, and make it the first champion of its line."""
     prepare_store(settings.mlflow_uri)
     stored = MlflowRegistry(settings.mlflow_uri).save(model)
