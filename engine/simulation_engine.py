@@ -17,16 +17,14 @@ import numpy as np
 import pandas as pd
 
 from engine.effects import (
-    NOTHING_LEARNED,
     AverageDraws,
     BaseEffect,
     Criteria,
     Design,
     EffectDraws,
     EmptyPopulation,
-    Groups,
+    InterventionDraws,
     LevelSums,
-    ParameterDraws,
     PreparedTwins,
     TwinFactors,
     TwinSums,
@@ -34,37 +32,34 @@ from engine.effects import (
     best_choice,
     better_alternative_text,
     build_design,
-    catalogue_prior,
     change_sums,
+    checked_priors,
     compare_alternatives,
-    dose_response,
-    draw_base_effect,
-    draw_dose,
-    draw_parameters,
     effect_text,
     effects_by_dimension,
     group_by_level,
     interval,
     is_moderated,
+    learned_levels,
     level_spread,
     measure_reach,
     normal_draws,
     realism_warnings,
     recommend,
-    required_sample_size,
     result_warnings,
+    sample_size_for,
     select_twins,
     standard_deviation,
     summary,
     unknown_base,
 )
 from schemas.arrays import Flags, Floats, require_finite
-from schemas.base import require_between, require_one_of
+from schemas.base import require_between
 from schemas.catalogue import Catalogue
 from schemas.catalogue_in_effect import MappingView, catalogue_in_effect, in_effect, under_own_catalogue
 from schemas.columns import encode_levels
 from schemas.filters import Filters, canonical_filters, conditions
-from schemas.interventions import INTERVENTIONS, UNCALIBRATED_SPREAD
+from schemas.interventions import UNCALIBRATED_SPREAD
 from schemas.simulation_models import (
     NO_MODERATOR,
     EffectHeterogeneity,
@@ -80,7 +75,6 @@ from schemas.twin_types import TWIN_TYPES, Target
 __all__ = ["EmptyPopulation", "SimulationEngine"]
 
 
-TEST_POWER = 0.80
 _CHUNK = 1000  # twins whose draws are in memory at the same time
 
 
@@ -149,13 +143,14 @@ class SimulationEngine:
         if catalogue is not None:
             vars(self)["INTERVENTION_EFFECTS"] = catalogue.base_effects  # over the view of the class
         with in_effect(catalogue or catalogue_in_effect()):
-            self.priors = _checked_priors(priors or {})
+            self.priors = checked_priors(priors or {})
         self.min_effect_threshold = min_effect_threshold
         self.confidence_threshold = confidence_threshold
         self.require_test = require_test
         self.confidence_level = confidence_level
         self.n_draws = n_draws
         self.seed = self.population.seed if seed is None else seed
+        self._draws = InterventionDraws(self.priors, n_draws, self.seed)
 
     @under_own_catalogue
     def simulate(
@@ -193,7 +188,7 @@ class SimulationEngine:
             return TwinSums(
                 n_twins=self.population.twin_count,
                 totals=tuple(twins.totals for twins in (first, *others)),
-                groups=_sums_by_dimension(groupings, first),
+                groups=first.sums_by_dimension(groupings),
                 change=change,
                 n_with_base=n_with_base,
                 base=float(np.abs(per_effect)[np.isfinite(per_effect)].sum()),
@@ -230,7 +225,7 @@ class SimulationEngine:
             for alternative, total in zip(compared, sums.totals[1:], strict=False)
         ]
         candidates = [intervention, *compared]
-        prior = self._prior(intervention)
+        prior = self._draws.prior(intervention)
         worthwhile = float(np.mean(draws.average >= self.min_effect_threshold))
         change = None if average.robust else self._change(draws, sums)
         criteria = Criteria(self.min_effect_threshold, self.confidence_threshold, self.require_test)
@@ -259,7 +254,7 @@ class SimulationEngine:
             alternatives=compare_alternatives(draws.average, others, compared, self.confidence_level),
             best_alternative=better_alternative_text(draws.average, others, compared),
             best=best_choice([draws.average, *others], candidates, self.confidence_level) if compared else None,
-            required_sample_size=self._required_sample_size(sums, spread),
+            required_sample_size=sample_size_for(self.min_effect_threshold, sums, spread, self._target, self.confidence_level),
             warnings=(
                 *result_warnings(average, change, prior, self._target, sums.n, rows),
                 *realism_warnings(self.population),
@@ -269,8 +264,9 @@ class SimulationEngine:
     @under_own_catalogue
     def estimate_treatment_effect(self, twin: DigitalTwin, intervention: InterventionConfig) -> float:
         """Expected effect on one twin, a fraction on the target's scale, positive = desired."""
-        levels = _levels(self._prior(intervention))
-        return float(self._draw_on(build_design(pd.DataFrame([twin.features]), levels), intervention).expected()[0])
+        levels = learned_levels(self._draws.prior(intervention))
+        design = build_design(pd.DataFrame([twin.features]), levels)
+        return float(self._draws.on_twins(design, intervention).expected()[0])
 
     @under_own_catalogue
     def twin_effects(self, intervention: InterventionConfig) -> Floats:
@@ -324,7 +320,7 @@ class SimulationEngine:
         """
         mask = select_twins(self.population, filters)
         design = self._twins.design(()).select(mask)
-        average = self._scale_by_dose(design, intervention, BaseEffect(np.ones(self.n_draws))).average
+        average = self._draws.by_dose(design, intervention, BaseEffect(np.ones(self.n_draws))).average
         return measure_reach(average, design, intervention.channel, self.population.columns, mask, subgroups)
 
     @under_own_catalogue
@@ -342,59 +338,26 @@ class SimulationEngine:
         require_finite("results", effects)
         scale = 1.0 + UNCALIBRATED_SPREAD * normal_draws(1, self.n_draws, self.seed, "scale")[0]
         draws = EffectDraws(TwinFactors(effects, np.zeros((0, len(effects)))), scale, np.zeros((0, self.n_draws)))
-        groups = _sums_by_dimension({"group": grouping}, draws.twins)
+        groups = draws.twins.sums_by_dimension({"group": grouping})
         return effects_by_dimension(groups, draws.over_twins, self.confidence_level, self.seed, lambda _dimension, _level: True)
 
     @property
     def _target(self) -> Target:
         return TWIN_TYPES[self.population.twin_type].target(self.population.target)
 
-    def _prior(self, intervention: InterventionConfig) -> EffectPrior:
-        return self.priors.get(intervention.intervention_type) or catalogue_prior(intervention.intervention_type)
-
     def _draw(self, intervention: InterventionConfig) -> EffectDraws:
-        design = self._twins.design(_levels(self._prior(intervention)))
-        return replace(self._draw_on(design, intervention), seed=self.seed)
+        return self._draws.on_twins(self._design(intervention), intervention)
+
+    def _design(self, intervention: InterventionConfig) -> Design:
+        return self._twins.design(learned_levels(self._draws.prior(intervention)))
 
     def _factors(self, intervention: InterventionConfig, mask: Flags) -> TwinFactors:
         """The factors of the twins where ``mask`` ``(n,)`` is true."""
-        prior = self._prior(intervention)
-        return self._twins.design(_levels(prior)).select(mask).twin_factors(intervention.channel, self._learned(prior))
+        learned = self._draws.learned(self._draws.prior(intervention))
+        return self._design(intervention).select(mask).twin_factors(intervention.channel, learned)
 
     def _average_draws(self, intervention: InterventionConfig, sums: Floats, real_rows: float | None) -> AverageDraws:
-        """Draws of the average effect on twins with these sums of moments ``(3 + p,)``, based on this number of real rows."""
-        prior = self._prior(intervention)
-        design, learned = self._twins.design(_levels(prior)), self._learned(prior)
-        base = draw_base_effect(prior, self.n_draws, self.seed, intervention.variant)
-        scale = self._scale(intervention, base, learned)
-        return AverageDraws(
-            sums, scale, design.deviations(intervention.channel, self.n_draws, self.seed, learned), real_rows, self.seed
-        )
-
-    def _learned(self, prior: EffectPrior) -> ParameterDraws:
-        """Draws of what experiments taught; they depend on what all variants have in common only."""
-        if prior.learned is None:
-            return NOTHING_LEARNED
-        return draw_parameters(prior.learned, draw_base_effect(prior, self.n_draws, self.seed).score, self.seed)
-
-    def _draw_on(self, design: Design, intervention: InterventionConfig) -> EffectDraws:
-        prior = self._prior(intervention)
-        base = draw_base_effect(prior, self.n_draws, self.seed, intervention.variant)
-        return self._scale_by_dose(design, intervention, base, draw_parameters(prior.learned, base.score, self.seed))
-
-    def _scale_by_dose(
-        self, design: Design, intervention: InterventionConfig, base: BaseEffect, learned: ParameterDraws = NOTHING_LEARNED
-    ) -> EffectDraws:
-        return EffectDraws(
-            design.twin_factors(intervention.channel, learned),
-            self._scale(intervention, base, learned),
-            design.deviations(intervention.channel, self.n_draws, self.seed, learned),
-        )
-
-    def _scale(self, intervention: InterventionConfig, base: BaseEffect, learned: ParameterDraws) -> Floats:
-        """Draws of the base effect scaled to this dose ``(n_draws,)``; all doses of one intervention share their dose draws."""
-        dose = draw_dose(intervention, self.n_draws, self.seed, base.contacts, base.weeks, base.intensity, learned)
-        return np.asarray(base.effect * dose_response(intervention, dose))
+        return self._draws.on_average(self._design(intervention), intervention, sums, real_rows)
 
     def _heterogeneity(self, draws: AverageDraws, groups: Mapping[str, LevelSums], prior: EffectPrior) -> EffectHeterogeneity:
         moderated, spread = partial(is_moderated, learned=prior.learned), partial(level_spread, prior)
@@ -403,24 +366,6 @@ class SimulationEngine:
         same = [name for name, of_name in effects.by_dimension.items() if not any(group.moderated for group in of_name)]
         skipped = dict.fromkeys(absent, "these twins do not have this column")
         return effects.model_copy(update={"skipped": skipped, "unmoderated": dict.fromkeys(same, NO_MODERATOR)})
-
-    def _required_sample_size(self, sums: TwinSums, spread: OutcomeSpread | None) -> dict[str, Any]:
-        """Size of a real experiment that detects ``min_effect_threshold``; the reason under ``missing`` where it is undefined."""
-        outcome_sd = spread.sd if spread else sums.outcome_sd
-        if outcome_sd is None:
-            return {"missing": f"these twins have no drawn {self._target.name}, so its variance is unknown"}
-        if not sums.n_with_base:
-            return {"missing": unknown_base(self._target)}
-        size = required_sample_size(
-            self.min_effect_threshold,
-            sums.base / sums.n_with_base,
-            outcome_sd,
-            self._target.unit,
-            alpha=round(1.0 - self.confidence_level, 12),
-            power=TEST_POWER,
-            correlation=spread.correlation if spread else None,
-        )
-        return size | {"real_rows": spread.n if spread else None, "n_extreme": spread.n_extreme if spread else 0}
 
     def _spread(self, filters: Filters) -> OutcomeSpread | None:
         """Of the outcomes of the real rows within the filters; None where it is unknown."""
@@ -457,22 +402,3 @@ class SimulationEngine:
             "settings": [self.min_effect_threshold, self.confidence_threshold, self.confidence_level, self.n_draws, self.seed],
         }
         return uuid5(self.population.population_id, json.dumps(arguments, sort_keys=True))
-
-
-def _sums_by_dimension(groupings: Mapping[str, Groups], twins: TwinFactors) -> dict[str, LevelSums]:
-    """Sums of moments in the groups of each dimension."""
-    if not groupings:
-        return {}
-    sums = twins.sums(list(groupings.values()))
-    return {name: LevelSums(groups.labels, of_name) for (name, groups), of_name in zip(groupings.items(), sums, strict=True)}
-
-
-def _levels(prior: EffectPrior) -> tuple[tuple[str, str], ...]:
-    return prior.learned.levels if prior.learned else ()
-
-
-def _checked_priors(priors: Mapping[str, EffectPrior]) -> dict[str, EffectPrior]:
-    for name, prior in priors.items():
-        if require_one_of("intervention_type", name, INTERVENTIONS) != prior.intervention_type:
-            raise ValueError(f"the prior of {name} is about {prior.intervention_type}")
-    return dict(priors)

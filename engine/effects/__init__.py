@@ -4,7 +4,7 @@ Imports ``schemas`` only; a simulation combines these parts in `engine.simulatio
 """
 
 from engine.effects.alternatives import best_choice, better_alternative_text, compare_alternatives
-from engine.effects.base_effect import BaseEffect, draw_base_effect, prior_interval
+from engine.effects.base_effect import BaseEffect, prior_interval
 from engine.effects.calibration import calibrate, surprise
 from engine.effects.effect_draws import AverageDraws, EffectDraws
 from engine.effects.effect_model import (
@@ -18,14 +18,15 @@ from engine.effects.effect_model import (
     typical_dose,
 )
 from engine.effects.heterogeneity import effects_by_dimension
-from engine.effects.intervals import Summary, interval, standard_deviation, summary
-from engine.effects.learned_parameters import NOTHING_LEARNED, ParameterDraws, draw_parameters, level_spread
+from engine.effects.intervals import interval, standard_deviation, summary
+from engine.effects.intervention_draws import InterventionDraws, checked_priors, learned_levels
+from engine.effects.learned_parameters import level_spread
 from engine.effects.normal_draws import normal_draws
 from engine.effects.outcome_changes import average_change, change_per_effect, change_sums, unknown_base
 from engine.effects.population_filter import EmptyPopulation, select_twins
 from engine.effects.prepared_twins import PreparedTwins
 from engine.effects.reach import measure_reach
-from engine.effects.recommendation import Criteria, Recommendation, dose_distance, effect_text, recommend
+from engine.effects.recommendation import Criteria, Recommendation, effect_text, recommend
 from engine.effects.result_warnings import realism_warnings, result_warnings
 from engine.effects.sample_size import (
     SampleSize,
@@ -34,6 +35,7 @@ from engine.effects.sample_size import (
     design_effect,
     minimum_detectable_effect,
     required_sample_size,
+    sample_size_for,
     two_sample,
 )
 from engine.effects.subgroups import Groups, LevelSums, group_by_level
@@ -42,7 +44,6 @@ from engine.effects.twin_factors import TwinFactors
 from engine.effects.twin_sums import ExactSums, TwinSums
 
 __all__ = [
-    "NOTHING_LEARNED",
     "AverageDraws",
     "BaseEffect",
     "ComparedSimulation",
@@ -52,12 +53,11 @@ __all__ = [
     "EmptyPopulation",
     "ExactSums",
     "Groups",
+    "InterventionDraws",
     "LevelSums",
-    "ParameterDraws",
     "PreparedTwins",
     "Recommendation",
     "SampleSize",
-    "Summary",
     "TwinFactors",
     "TwinSums",
     "achieved_power",
@@ -71,19 +71,18 @@ __all__ = [
     "catalogue_priors",
     "change_per_effect",
     "change_sums",
+    "checked_priors",
     "compare_alternatives",
     "compute_track_record",
     "design_effect",
-    "dose_distance",
     "dose_response",
-    "draw_base_effect",
     "draw_dose",
-    "draw_parameters",
     "effect_text",
     "effects_by_dimension",
     "group_by_level",
     "interval",
     "is_moderated",
+    "learned_levels",
     "level_spread",
     "measure_reach",
     "minimum_detectable_effect",
@@ -93,6 +92,7 @@ __all__ = [
     "recommend",
     "required_sample_size",
     "result_warnings",
+    "sample_size_for",
     "select_twins",
     "standard_deviation",
     "summary",

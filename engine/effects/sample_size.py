@@ -12,7 +12,11 @@ from typing import Any, NamedTuple
 from scipy.special import ndtri, stdtrit
 from scipy.stats import nct
 
+from engine.effects.outcome_changes import unknown_base
+from engine.effects.twin_sums import TwinSums
 from schemas.base import require_between
+from schemas.twin_models import OutcomeSpread
+from schemas.twin_types import Target
 
 __all__ = [
     "SampleSize",
@@ -21,11 +25,15 @@ __all__ = [
     "design_effect",
     "minimum_detectable_effect",
     "required_sample_size",
+    "sample_size_for",
     "two_sample",
 ]
 
 GUENTHER_ERROR = 0.5
 """Bound on the treated people that Guenther's formula is short by (0.44 at most: four treated per control, three deviations)."""
+
+TEST_POWER = 0.80
+"""Power of the experiment that a simulation's result proposes."""
 
 MAX_CORRELATION = 0.99
 """Largest correlation that adjustment is expected to profit from: it never removes all of the variance."""
@@ -137,6 +145,35 @@ def required_sample_size(
         "n_treated_adjusted": adjusted.n_treated,
         "n_control_adjusted": adjusted.n_control,
     }
+
+
+def sample_size_for(
+    effect: float, sums: TwinSums, spread: OutcomeSpread | None, target: Target, confidence_level: float
+) -> dict[str, Any]:
+    """Size of a real experiment that detects ``effect`` on these twins; the reason under ``missing`` where it is undefined.
+
+    Args:
+        effect: to detect, a fraction.
+        sums: over the twins.
+        spread: of the outcomes of the real rows behind them; None where it is unknown.
+        target: what the effect is on.
+        confidence_level: of the experiment's interval.
+    """
+    outcome_sd = spread.sd if spread else sums.outcome_sd
+    if outcome_sd is None:
+        return {"missing": f"these twins have no drawn {target.name}, so its variance is unknown"}
+    if not sums.n_with_base:
+        return {"missing": unknown_base(target)}
+    size = required_sample_size(
+        effect,
+        sums.base / sums.n_with_base,
+        outcome_sd,
+        target.unit,
+        alpha=round(1.0 - confidence_level, 12),
+        power=TEST_POWER,
+        correlation=spread.correlation if spread else None,
+    )
+    return size | {"real_rows": spread.n if spread else None, "n_extreme": spread.n_extreme if spread else 0}
 
 
 def minimum_detectable_effect(

@@ -6,13 +6,13 @@ They depend on the twins and on the mean coefficients alone, not on draws: simul
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from engine.effects.subgroups import Groups, sums_by_group
+from engine.effects.subgroups import Groups, LevelSums, sums_by_group
 from schemas.arrays import Floats
 
 __all__ = ["TwinFactors"]
@@ -56,6 +56,13 @@ class TwinFactors:
                 return sums
         self._last_sums[:] = [(groupings, sums_by_group(groupings, self.moments()))]
         return self._last_sums[0][1]
+
+    def sums_by_dimension(self, groupings: Mapping[str, Groups]) -> dict[str, LevelSums]:
+        """Sums of the moments in the groups of each dimension."""
+        if not groupings:
+            return {}
+        sums = self.sums(list(groupings.values()))
+        return {name: LevelSums(groups.labels, of_name) for (name, groups), of_name in zip(groupings.items(), sums, strict=True)}
 
     def times(self, weights: Floats) -> TwinFactors:
         """The factors times weights ``(n,)``, 0 where these are nan."""
