@@ -14,6 +14,8 @@ import pandas as pd
 from engine import TwinGenerator
 from engine.fidelity import (
     Detection,
+    DetectorState,
+    accumulate,
     add_sums,
     bias_verdict,
     contributions,
@@ -21,6 +23,7 @@ from engine.fidelity import (
     evaluate_rules,
     fidelity_metrics,
     next_state,
+    series_reference,
 )
 from engine.fidelity.drift_rules import N_MIN
 from schemas import Baseline, Brand, DriftState, TwinType
@@ -42,6 +45,8 @@ BUDGET = 0.03
 BARS = {"bias +0.05": 500, "bias -0.05": 500, "coverage 0.95 to 0.85": 600}
 ORDERS = ("decile", "total_patient_volume", "years_experience", "region", "weekday")
 BLOCKS = ("specialty", "state")
+RARE = 0.015
+"""Share of the outcomes of the specialty that is changed by itself, about."""
 
 
 class World(NamedTuple):
@@ -78,7 +83,7 @@ def measure(quick: bool) -> Part:
     return Part(
         title="What changes on real prescribers is found, and their order is no change",
         sentences=tuple(_SENTENCES.format(runs=runs, models=len(worlds), rows=TRAINING_ROWS, cell=CELL, step=STEP).splitlines()),
-        figures=(*_shift_figures(now), *_quiet_figures(now)),
+        figures=(*_shift_figures(now), *_rare_figures(worlds, orders), *_quiet_figures(now)),
         tables=(_shift_table(now, earlier), _order_table(now, earlier)),
         plots=(),
     )
@@ -90,6 +95,15 @@ class Followed(NamedTuple):
     shifts: dict[str, list[Outcome]]
     quiet: list[Outcome]
     orders: dict[str, list[Outcome]]
+
+
+def _rare_figures(worlds: Sequence[World], orders: int) -> Iterator[Figure]:
+    delays, false = zip(*(pair for world in worlds for pair in _rare_halves(world, orders)), strict=True)
+    share = float(np.mean([world.segments[_rare_specialty(world)].mean() for world in worlds]))
+    what = f"a specialty of {share:.1%} of outcomes halves"
+    note = f"without a change {np.mean(false):.1%} of streams have a warning"
+    yield Figure(f"{what}: share of streams in which it is warned of", _share(delays), at_least=0.95, form=".1%", note=note)
+    yield Figure(f"{what}: median of its own outcomes until the warning", _median(delays), at_most=N_MIN, form=",.0f")
 
 
 def _follow(worlds: Sequence[World], orders: int) -> Followed:
@@ -105,7 +119,8 @@ _SENTENCES = """\
 their predictions and intervals, in {runs} random orders in all, in cells of {cell} that are evaluated every {step}, by the \
 engine's own sums, detector, rules and states. Streams of 36,000 outcomes draw physicians with replacement.
 A shift comes after 2,000 unchanged outcomes. A bias is added to every prediction; lost coverage narrows every interval, errors \
-stay as they are; lost correlation permutes the predictions.
+stay as they are; lost correlation permutes the predictions. A rare specialty that halves is warned of by its own series, which \
+is evaluated among those of all segments; the rules need 200 outcomes of it, the evidence does not.
 Sorted streams contain each held-back physician once, in ascending and in descending order in turn, or in blocks whose order is \
 random. Weekdays are drawn at random. The detector that knows the size of errors alone is that of models trained before. Where \
 nearly all of the latest outcomes are of one segment, unlike the training rows, the \
@@ -165,6 +180,39 @@ def _shifted(world: World, name: str, orders: int) -> Iterator[Outcome]:
         steps = np.concatenate([_sums(world, rows[:SETTLED]), _sums(world, rows[SETTLED:], name, seed)])
         found = _monitor(world, rows, steps)
         yield Outcome(found.alarm - SETTLED, found.retrain - SETTLED, found.carried_by)
+
+
+def _rare_halves(world: World, orders: int) -> Iterator[tuple[float, bool]]:
+    """Outcomes of a rare specialty that halves until it is warned of, and whether one of it is warned of without a change."""
+    rng = np.random.default_rng(orders + 3)
+    name = _rare_specialty(world)
+    for _ in range(orders):
+        rows = rng.permutation(len(world.actual))[: SETTLED + AFTER]
+        members, n_before = world.segments[name][rows], int(world.segments[name][rows[:SETTLED]].sum())
+        halved = np.where(np.arange(len(rows)) >= SETTLED, 0.5, 1.0)
+        delays = [_until_warning(world, name, rows, members, factor) - n_before for factor in (halved, np.ones(len(rows)))]
+        yield delays[0], math.isfinite(delays[1])
+
+
+def _rare_specialty(world: World) -> str:
+    names = [name for name in world.segments if name.startswith("specialty=") and world.baseline.segment(name)]
+    return min(names, key=lambda name: abs(float(world.segments[name].mean()) - RARE))
+
+
+def _until_warning(world: World, name: str, rows: Integers, members: npt.NDArray[np.bool_], factor: Floats) -> float:
+    """Outcomes of a segment until its own series is warned of, as the service evaluates it among all segments."""
+    actual, half_width = (1.0 + world.actual[rows]) * factor - 1.0, world.half_width[rows]
+    predicted = world.predicted[rows]
+    parts = contributions(predicted, actual, predicted - half_width, predicted + half_width, world.baseline)
+    parts = np.where(members[:, None], parts, 0)
+    state = DetectorState(reference=series_reference(world.baseline, world.baseline.segment(name)))
+    for first in range(0, len(rows), CELL):
+        sums = parts[first : first + CELL].reshape(-1, STEP, parts.shape[1]).sum(axis=1).cumsum(axis=0).tolist()
+        for number, cell in enumerate(sums, start=1):
+            if accumulate([cell], state).ratio() >= len(world.baseline.segments):
+                return float(members[: first + number * STEP].sum())
+        state = accumulate([sums[-1]], state)
+    return math.inf
 
 
 def _unchanged(world: World, orders: int) -> Iterator[Outcome]:

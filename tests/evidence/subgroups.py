@@ -40,6 +40,9 @@ successes are told; each coefficient of a moderator is two standard deviations f
 two experiments of 5,000 to 20,000 people in an arm; 100 to 400 people in an arm; each experiment reports the levels \
 of one feature; each reports half of the levels; one level of each feature (oncology, tier 1, the South) is never \
 reported.
+A deviation of a level is drawn for subgroups, not for the people that a filter selects: the interval of a filter on one \
+level is 0.96 to 1.00 times as wide as that of the same people as a subgroup of all, and in 80 sequences of other seeds \
+97.0 % of true effects are inside in place of 97.2 %.
 The real trials are the e-mail trial (visits, by history of spending, place, channel of earlier purchases, and whether \
 new) and the mailing (turnout, by size of the household, sex and vote two years before; two messages). Half of the \
 people, whole household clusters, teach one experiment with its subgroups; those of the other half are predicted at \
