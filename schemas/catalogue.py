@@ -30,7 +30,7 @@ from schemas.interventions import (
     Moderator,
 )
 from schemas.levels import level_key
-from schemas.past_experiments import with_campaign_defaults
+from schemas.past_experiments import two_effects, with_campaign_defaults
 from schemas.relations import Relation
 from schemas.simulation_models import InterventionConfig
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold, LineThresholds
@@ -141,6 +141,8 @@ class Catalogue(Frozen):
         >>> BUILT_IN.with_entries({"brands": {"acmezumab": {"label": "Acmezumab"}}}).label_of("acmezumab")
         'Acmezumab'
         """
+        if contradictions := [*two_effects(entries)]:
+            raise ValueError("; ".join(f"{'.'.join(path)}: {text}" for path, text in contradictions))
         try:
             return Catalogue.model_validate(laid_over(entries, self))
         except ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from schemas.arrays import Floats
 from schemas.interventions import Channel, PastExperiment, Uncertain
 
-__all__ = ["LEAST_BETWEEN", "pooled_effect", "with_campaign_defaults"]
+__all__ = ["LEAST_BETWEEN", "pooled_effect", "two_effects", "with_campaign_defaults"]
 
 LEAST_BETWEEN = 0.15
 """Least standard deviation of true effects between experiments, as a share of their mean: campaigns always differ."""
@@ -48,6 +48,19 @@ def _between_variance(effects: Floats, variances: Floats) -> float:
     excess = weights @ (effects - mean) ** 2 - (len(effects) - 1)
     scale = weights.sum() - (weights**2).sum() / weights.sum()
     return max(float(excess / scale), 0.0) if scale > 0 else 0.0
+
+
+def two_effects(top: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Campaigns of a user's entries that have an effect beside past experiments which pool to another one, by their paths."""
+    campaigns = top.get("campaigns")
+    for name, entry in campaigns.items() if isinstance(campaigns, Mapping) else ():
+        if not isinstance(entry, Mapping) or not entry.get("past_experiments") or entry.get("effect") is None:
+            continue
+        if _complete(name, {key: value for key, value in entry.items() if key != "effect"})["effect"] != entry["effect"]:
+            yield (
+                ("campaigns", str(name), "effect"),
+                "past_experiments are there too, and decide the effect: leave one of the two out",
+            )
 
 
 _OTHER_CHANNEL, _OWN_CHANNEL = {"mean": -0.5, "sd": 0.25}, {"mean": 0.0, "sd": 0.0}

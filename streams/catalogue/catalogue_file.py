@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from schemas.base import shorten
 from schemas.catalogue import BUILT_IN, Catalogue, laid_over
 from schemas.catalogue_checks import CatalogueProblems
+from schemas.past_experiments import two_effects
 from streams.catalogue.json_schema import catalogue_schema
 from streams.catalogue.yaml_tree import MAX_BYTES, TOO_LARGE, Mark, Tree, YamlProblem, parse_yaml
 
@@ -22,6 +23,7 @@ __all__ = ["DEFAULT_FILE", "CatalogueFileError", "FileProblem", "find_catalogue_
 DEFAULT_FILE = Path("twinstream.yaml")
 _KEY = "[key]"
 _MOST_SHOWN = 20
+_MOST_ROUNDS = 5
 
 
 class FileProblem(NamedTuple):
@@ -101,10 +103,58 @@ def parse_catalogue(text: str, name: str = str(DEFAULT_FILE), base: Catalogue = 
     if "version" in tree.data:
         place = tree.keys["version",]
         raise CatalogueFileError(name, [FileProblem(place, "version", "the version is given by apply: leave it out")])
+    contradictions = [FileProblem(_place(path, tree, at_key=True), _dotted(path), text) for path, text in two_effects(tree.data)]
     try:
-        return Catalogue.model_validate(laid_over(tree.data, base))
+        catalogue = Catalogue.model_validate(laid_over(tree.data, base))
     except ValidationError as error:
-        raise CatalogueFileError(name, _file_problems(error, tree, base)) from error
+        raise CatalogueFileError(name, [*contradictions, *_all_problems(error, tree, base)]) from error
+    if contradictions:
+        raise CatalogueFileError(name, contradictions)
+    return catalogue
+
+
+def _all_problems(error: ValidationError, tree: Tree, base: Catalogue) -> list[FileProblem]:
+    """What is wrong, in its fields and between its entries: these are checked without the entries whose own fields are wrong."""
+    problems = [*_file_problems(error, tree, base)]
+    data, absent = tree.data, set[str]()
+    for _ in range(_MOST_ROUNDS):
+        paths = [details["loc"] for details in error.errors(include_url=False) if not _is_between_entries(details)]
+        if not paths:
+            break
+        for path in dict.fromkeys(_entry_path(path) for path in paths):
+            data = _without(data, path)
+            absent.add(str(path[-1]))
+        try:
+            Catalogue.model_validate(laid_over(data, base))
+        except ValidationError as next_error:
+            error = next_error
+            problems += [item for item in _file_problems(error, tree, base) if not _is_about(item, absent)]
+        else:
+            break
+    return list(dict.fromkeys(problems))
+
+
+def _entry_path(path: Sequence[str | int]) -> tuple[str | int, ...]:
+    """The entry that a wrong field belongs to: of a section, or of a part of a twin type."""
+    return tuple(step for step in path if step != _KEY)[: 4 if path[0] == "twin_types" else 2]
+
+
+def _is_between_entries(details: ErrorDetails) -> bool:
+    return isinstance(details.get("ctx", {}).get("error"), CatalogueProblems)
+
+
+def _is_about(problem: FileProblem, absent: set[str]) -> bool:
+    """Whether a problem may only be there because an entry that is wrong itself was left out."""
+    return any(repr(name) in problem.text or name in problem.path.split(".") for name in absent)
+
+
+def _without(data: Any, path: Sequence[str | int]) -> Any:
+    """A tree without the entry at a path, or without the nearest entry around it that it has."""
+    if not isinstance(data, Mapping) or not path or path[0] not in data:
+        return data
+    if len(path) == 1 or not isinstance(data[path[0]], Mapping) or path[1] not in data[path[0]]:
+        return {key: value for key, value in data.items() if key != path[0]}
+    return {**data, path[0]: _without(data[path[0]], path[1:])}
 
 
 def _file_problems(error: ValidationError, tree: Tree, base: Catalogue) -> Iterator[FileProblem]:
@@ -158,7 +208,21 @@ def _text(details: ErrorDetails, path: Sequence[str | int]) -> str:
     if kind == "string_type" and isinstance(details["input"], bool | int | float):
         return f"{value} is not allowed: it should be a text, which needs quotes where it looks like a number, or like yes or no"
     message = details["msg"].removeprefix("Value error, ")
+    if kind in ("float_parsing", "float_type") and isinstance(details["input"], str):
+        message, kind = f"{value} is no number here: {_as_number(details['input'])}", "value_error"
     return message if kind == "value_error" else f"{value} is not allowed: {re.sub(r'^[A-Z][a-z]+ should', 'it should', message)}"
+
+
+def _as_number(text: str) -> str:
+    """How a number is written that a text may mean."""
+    percent = text.strip().removesuffix("%").strip().replace(",", ".")
+    try:
+        number = float(percent)
+    except ValueError:
+        return "a number is written with digits and a point for decimals, such as 0.05"
+    if text.strip().endswith("%"):
+        return f"write {number / 100:.10g}, a fraction"
+    return f"write {number:.10g}, with a point for decimals"
 
 
 def _unknown_field(path: Sequence[str | int]) -> str:

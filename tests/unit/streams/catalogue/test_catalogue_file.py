@@ -141,3 +141,62 @@ def test_of_a_file_that_is_too_large_the_rest_is_not_read(tmp_path):
         opened.truncate(2**40)  # without blocks on disk
     with pytest.raises(CatalogueFileError, match="larger than 1,000,000 bytes"):
         read_catalogue(file)
+
+
+def problems_in(text: str) -> list[tuple[int, int, str, str]]:
+    with pytest.raises(CatalogueFileError) as refused:
+        parse_catalogue(text)
+    return [(*problem.mark, problem.path, problem.text) for problem in refused.value.problems]
+
+
+def test_wrong_fields_and_what_is_wrong_between_entries_are_told_at_once() -> None:
+    text = """
+brands:
+  acme: {lable: A}
+campaigns:
+  b: {channel: email, effect: {mean: "5%", sd: "0,02"}}
+  c: {channel: email, effect: {mean: 5, sd: 0.02}}
+twin_types:
+  hcp: {features: {sterne: {kind: stars}, alter: {kind: category, low: 1}}, segments: [sterne, nowhere]}
+moderators:
+  absent: {slope: {mean: 0.1, sd: 0.1}}
+thresholds:
+  brands: {acme: {min_effect_threshold: 0.1}}
+"""
+    told = {(line, path): text for line, _, path, text in problems_in(text)}
+    assert "did you mean 'label'" in told[3, "brands.acme.lable"]
+    assert told[5, "campaigns.b.effect.mean"] == "'5%' is no number here: write 0.05, a fraction"
+    assert told[5, "campaigns.b.effect.sd"] == "'0,02' is no number here: write 0.02, with a point for decimals"
+    assert told[6, "campaigns.c.effect.mean"].startswith("5 is no fraction of the target")
+    assert told[8, "twin_types.hcp.features.alter.low"].startswith("a category has no bounds")
+    assert told[8, "twin_types.hcp.segments.1"].startswith("'nowhere' is no feature")
+    assert told[10, "moderators.absent"].startswith("no twin type has the feature")
+    assert not any("thresholds" in path or path == "twin_types.hcp.segments.0" for _, path in told)  # they follow from others
+
+
+def test_an_effect_beside_past_experiments_is_refused_at_its_place_unless_they_pool_to_it() -> None:
+    past = "past_experiments: [{effect: 0.06, standard_error: 0.02}]"
+    (problem,) = problems_in(f"campaigns:\n  a:\n    channel: email\n    effect: {{mean: 0.05, sd: 0.02}}\n    {past}\n")
+    assert problem == (
+        4,
+        5,
+        "campaigns.a.effect",
+        "past_experiments are there too, and decide the effect: leave one of the two out",
+    )
+    alone = parse_catalogue(f"campaigns:\n  a:\n    channel: email\n    {past}\n").campaigns["a"].effect
+    both = parse_catalogue(
+        f"campaigns:\n  a:\n    channel: email\n    effect: {{mean: {alone.mean}, sd: {alone.sd}}}\n    {past}\n"
+    )
+    assert both.campaigns["a"].effect == alone
+    with pytest.raises(ValueError, match=r"campaigns\.a\.effect: past_experiments are there too"):
+        BUILT_IN.with_entries(
+            {
+                "campaigns": {
+                    "a": {
+                        "channel": "email",
+                        "effect": {"mean": 0.05, "sd": 0.02},
+                        "past_experiments": [{"effect": 0.06, "standard_error": 0.02}],
+                    }
+                }
+            }
+        )
