@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,6 +108,10 @@ def _has_sums(converted: Mapping[str, Converted], named: Flags) -> Flags:
     return has_sum
 
 
+_FEWEST_HEADERS = 3
+_NUMERIC = "+-.,0123456789"
+
+
 def header_below(raw: RawTable, declared_keys: Collection[str]) -> str | None:
     """What is wrong with a table whose header is below its first row: a title, or rows about the export; None for another one."""
     n_named = _n_declared(raw.headers, declared_keys)
@@ -114,9 +119,16 @@ def header_below(raw: RawTable, declared_keys: Collection[str]) -> str | None:
     below = [(int(row), cells) for row, cells in zip(raw.rows, zip(*texts, strict=False), strict=False)]
     split = [(cell.row, tuple(_cells(cell.value))) for cell in raw.bad_rows[:_SCANNED]]
     for row, cells in sorted([*below, *split], key=lambda item: item[0])[:_SCANNED]:
-        if _n_declared(map(str, filter(None, cells)), declared_keys) > max(1, n_named):
+        if _n_declared(map(str, filter(None, cells)), declared_keys) > max(1, n_named) or _is_below_title(raw.headers, cells):
             return f"row {row} looks like the header: delete the rows above it"
     return None
+
+
+def _is_below_title(headers: Iterable[str], cells: Sequence[Any]) -> bool:
+    """Whether cells are several words, below a first row that has a single one, as a title has."""
+    texts = [str(cell).strip() for cell in cells if cell is not None and str(cell).strip()]
+    has_title = sum(bool(header.strip()) for header in headers) <= 1
+    return has_title and len(texts) >= _FEWEST_HEADERS and not any(text[0] in _NUMERIC for text in texts)
 
 
 def _n_declared(cells: Iterable[str], declared_keys: Collection[str]) -> int:

@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import openpyxl
 import pandas as pd
 import pyarrow as pa
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas import TwinType
-from streams.tables import TableOptions, TableReading, TableRefused, entity_columns, read_frame, read_table
+from streams.tables import RawTable, TableOptions, TableReading, TableRefused, entity_columns, read_frame, read_table
+from streams.tables.doubts import header_below
 from tests.unit.streams.tables.tables import column_text, read_text
 
 MANY = [f"{number},south,{number % 10 + 1},{number}" for number in range(40)]
@@ -199,3 +201,17 @@ def test_an_error_of_a_formula_means_the_same_in_text_and_in_a_workbook(tmp_path
 def test_letters_of_another_encoding_are_told_with_their_row(tmp_path, content):
     notes = read_text(tmp_path, b"hcp_id," + content.replace(b"\nM", b"\na,M").replace(b"\nk", b"\nb,k")).notes
     assert "region: 1 cell with damaged letters: is the encoding another one?, such as 'M\u00c3\u00bcnchen' in row 2" in notes
+
+
+def test_a_title_above_headers_of_any_names_is_told_with_the_row_of_the_header():
+    below = RawTable(
+        "hcps.xlsx",
+        ("Liste des médecins", "", ""),
+        (pa.array([None, "N° RPPS", "1"]), pa.array([None, "Spécialité", "x"]), pa.array([None, "Ville", "y"])),
+        np.array([2, 4, 5]),
+    )
+    assert header_below(below, frozenset()) == "row 4 looks like the header: delete the rows above it"
+    single = RawTable("ids.csv", ("RPPS",), (pa.array(["A, B, C", "D"]),), np.array([2, 3]))
+    assert header_below(single, frozenset()) is None
+    headed = RawTable("hcps.csv", ("Arzt", "Ort", "Fach"), (pa.array(["a"]), pa.array(["b"]), pa.array(["c"])), np.array([2]))
+    assert header_below(headed, frozenset()) is None
