@@ -44,6 +44,7 @@ from engine.effects import (
     level_spread,
     measure_reach,
     normal_draws,
+    reading_of,
     realism_warnings,
     recommend,
     result_warnings,
@@ -182,7 +183,8 @@ class SimulationEngine:
         mask = select_twins(self.population, filters)
         with np.errstate(over="ignore", invalid="ignore"):  # the summary handles draws that are not finite
             first, *others = (self._factors(candidate, mask) for candidate in candidates)
-            groupings = {name: groups.select(mask) for name, groups in self._twins.groups.items()}
+            reading = reading_of(self._draws.prior(candidates[0]).method)
+            groupings = {name: groups.select(mask) for name, groups in self._twins.groups(reading).items()}
             per_effect = self._per_effect(mask)
             change, n_with_base = change_sums(first, per_effect)
             return TwinSums(
@@ -264,8 +266,8 @@ class SimulationEngine:
     @under_own_catalogue
     def estimate_treatment_effect(self, twin: DigitalTwin, intervention: InterventionConfig) -> float:
         """Expected effect on one twin, a fraction on the target's scale, positive = desired."""
-        levels = learned_levels(self._draws.prior(intervention))
-        design = build_design(pd.DataFrame([twin.features]), levels)
+        prior = self._draws.prior(intervention)
+        design = build_design(pd.DataFrame([twin.features]), learned_levels(prior), reading_of(prior.method))
         return float(self._draws.on_twins(design, intervention).expected()[0])
 
     @under_own_catalogue
@@ -349,7 +351,8 @@ class SimulationEngine:
         return self._draws.on_twins(self._design(intervention), intervention)
 
     def _design(self, intervention: InterventionConfig) -> Design:
-        return self._twins.design(learned_levels(self._draws.prior(intervention)))
+        prior = self._draws.prior(intervention)
+        return self._twins.design(learned_levels(prior), reading_of(prior.method))
 
     def _factors(self, intervention: InterventionConfig, mask: Flags) -> TwinFactors:
         """The factors of the twins where ``mask`` ``(n,)`` is true."""
@@ -360,7 +363,8 @@ class SimulationEngine:
         return self._draws.on_average(self._design(intervention), intervention, sums, real_rows)
 
     def _heterogeneity(self, draws: AverageDraws, groups: Mapping[str, LevelSums], prior: EffectPrior) -> EffectHeterogeneity:
-        moderated, spread = partial(is_moderated, learned=prior.learned), partial(level_spread, prior)
+        moderated = partial(is_moderated, learned=prior.learned, reading=reading_of(prior.method))
+        spread = partial(level_spread, prior)
         effects = effects_by_dimension(groups, draws, self.confidence_level, self.seed, moderated, spread)
         absent = [name for name in TWIN_TYPES[self.population.twin_type].dimensions if name not in groups]
         same = [name for name, of_name in effects.by_dimension.items() if not any(group.moderated for group in of_name)]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from schemas.clinical_terms import clinical_pattern, term_in
-from schemas.interventions import moderator_level
+from schemas.interventions import moderator_form
 from schemas.levels import level_key
 from schemas.thresholds import LIMIT_RANGES
 from schemas.twin_types import TwinType
@@ -116,8 +116,8 @@ def _one_moderator(moderator: Moderator, kinds: Collection[str]) -> Iterator[Pro
 
 def _coefficient_problems(moderator: Moderator) -> Iterator[Problem]:
     for level in moderator.levels:
-        if level != moderator_level(level):
-            yield ("levels", level), f"levels are compared in one form: write {moderator_level(level)!r}"
+        if level not in (forms := moderator_form(level)):
+            yield ("levels", level), f"levels are compared in one form: write {forms[-1] if forms else 'letters'!r}"
     if not moderator.spread > 0:
         yield ("spread",), f"{moderator.spread:g} must be above 0"
     coefficients = {("slope",): moderator.slope} if moderator.slope else {("levels", n): v for n, v in moderator.levels.items()}

@@ -7,16 +7,30 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from schemas.base import Finite, Frozen, Whole
+from schemas.interventions import MODERATORS
+from schemas.level_meaning import meaning_key, moderating_level
 
-__all__ = ["EFFECTS_METHOD", "QUANTILE_SCORES", "EffectPrior", "EffectScenario", "LearnedParameters", "TestedDose", "VariantEffect"]
+__all__ = [
+    "EFFECTS_METHOD",
+    "QUANTILE_SCORES",
+    "SHIFTED",
+    "EffectPrior",
+    "EffectScenario",
+    "LearnedParameters",
+    "TestedDose",
+    "VariantEffect",
+]
 
-EFFECTS_METHOD = 3
+EFFECTS_METHOD = 4
 """Version of the method by which priors are computed, drawn from and judged.
 
 1: a normal prior, one dose response. 2: tails of priors that no experiment has tested, several responses to dose, variants. 3:
 coefficients of moderators, factors of channels, doses of half the maximal response and effects in subgroups are learned with the
-base effect.
+base effect. 4: every spelling of a level that the catalogue declares is that level.
 """
+
+SHIFTED = "shifted by "
+"""Begins the part of the source of a prior that was shifted by experiments on other campaigns."""
 
 QUANTILE_SCORES: tuple[float, ...] = tuple(i / 4 for i in range(-13, 14))
 """Normal scores of the quantiles of an :class:`EffectScenario`."""
@@ -95,6 +109,18 @@ class LearnedParameters(Frozen):
             raise ValueError("row i of the factor has i numbers")
         return self
 
+    @property
+    def repeats_levels(self) -> bool:
+        """Whether two of the parameters are about one level by the catalogue in effect: its spellings were declared later."""
+        keys = [(column, meaning_key(column, level)) for column, level in self.levels]
+        terms = {
+            f"{moderator.column}={listed}"
+            for moderator in MODERATORS
+            for column, level in self.levels
+            if column == moderator.column and (listed := moderating_level(moderator, level)) is not None
+        }
+        return len({*keys}) < len(keys) or not terms.isdisjoint(self.names)
+
 
 class EffectPrior(Frozen):
     """Prior distribution of an intervention's base effect, and its source.
@@ -128,6 +154,16 @@ class EffectPrior(Frozen):
     tested: tuple[TestedDose, ...] = ()
     contradicted: bool = False
     learned: LearnedParameters | None = None
+
+    @property
+    def borrowed(self) -> str | None:
+        """What the effect owes to experiments on other campaigns; None where it owes them nothing."""
+        _, shift, sources = self.source.partition(SHIFTED)
+        return f"{shift}{sources}" if shift else None
+
+    def is_outdated(self, method: int) -> bool:
+        """Whether it has to be computed again: by a newer method, or since levels that it tells apart were declared to be one."""
+        return self.method < method or (self.learned is not None and self.learned.repeats_levels)
 
     @model_validator(mode="after")
     def _variants_have_all_scenarios(self) -> Self:

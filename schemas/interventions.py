@@ -7,6 +7,7 @@ for 12 weeks, at intensity 1. A new built-in intervention is one entry here; the
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -36,6 +37,7 @@ __all__ = [
     "PastExperiment",
     "Positive",
     "Uncertain",
+    "moderator_form",
     "moderator_level",
 ]
 
@@ -138,9 +140,23 @@ def moderator_level(level: object) -> str:
     return _level_of(str(level))
 
 
+def moderator_form(level: str) -> tuple[str, ...]:
+    """The forms in which a moderator may list a level: that of :func:`moderator_level`, and one that keeps letters of any alphabet.
+
+    >>> moderator_form("Süd"), moderator_form("Early Adopters")
+    (('s_d', 'süd'), ('early_adopter',))
+    """
+    return tuple(form for form in dict.fromkeys((_level_of(level), _own_letters(level))) if form)
+
+
 @lru_cache(maxsize=1024)
 def _level_of(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_").removesuffix("s")
+
+
+@lru_cache(maxsize=1024)
+def _own_letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", text.lower())).strip("_").removesuffix("s")
 
 
 @dataclass(frozen=True)

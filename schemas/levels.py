@@ -29,6 +29,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from schemas.arrays import Flags, Floats
+from schemas.catalogue_in_effect import catalogue_in_effect
 
 __all__ = [
     "KnownLevels",
@@ -156,14 +157,24 @@ class KnownLevels:
         ('south', '1', None)
     """
 
-    def __init__(self, levels: Iterable[str]) -> None:
+    def __init__(self, levels: Iterable[str], column: str | None = None) -> None:
+        """Levels of a ``column``, whose spellings the catalogue in effect declares; without a column none are declared."""
         self.levels = tuple(levels)
+        self._column = column
         self._exact = frozenset(self.levels)
         self._by_key = {level_key(level): level for level in reversed(self.levels)}
 
     def find(self, text: str) -> str | None:
         """The known level that a text is; None when it is not known."""
-        return text if text in self._exact else self._by_key.get(level_key(text))
+        return text if text in self._exact else self._by_key.get(level_key(text)) or self._find_by_meaning(text)
+
+    def _find_by_meaning(self, text: str) -> str | None:
+        """The known level that has another spelling of the level that a text is."""
+        catalogue, column = catalogue_in_effect(), self._column
+        if column is None or column not in catalogue.spellings:
+            return None
+        meant = level_key(catalogue.level_of(column, text))
+        return next((level for level in self.levels if level_key(catalogue.level_of(column, level)) == meant), None)
 
     def spellings(self, texts: Iterable[str]) -> dict[str, str]:
         """How each text is written: as the known level that it is, and as it stands where it is not known."""

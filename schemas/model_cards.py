@@ -9,7 +9,7 @@ from pydantic import Field
 
 from schemas.base import Finite, Frozen, Moment, Record
 from schemas.causal_graphs import FeatureSelection
-from schemas.levels import level_key
+from schemas.level_meaning import same_segment
 from schemas.realism import RealismReport
 from schemas.relations import Relation
 from schemas.twin_types import TWIN_TYPES, Kind, StoredBrand, TwinType, model_line
@@ -147,7 +147,7 @@ class Baseline(Errors):
         """Errors of a segment; None where it has none of its own. Names of earlier models are in the spelling of their table."""
         if name in self.segments:
             return self.segments[name]
-        return next((errors for stored, errors in self.segments.items() if level_key(stored) == level_key(name)), None)
+        return next((errors for stored, errors in self.segments.items() if same_segment(stored, name)), None)
 
 
 class NewLevels(Frozen):

@@ -160,9 +160,16 @@ async def add_experiment(
 
 
 async def outdated_priors(database: Database, method: int) -> list[tuple[str, str]]:
-    """Line and intervention of each newest prior that an older method has computed."""
+    """Line and intervention of each newest prior that an older method has computed, or other declared levels.
+
+    One of a campaign that the catalogue has no longer, which was only borrowed, is left as it is.
+    """
     stored = [(row["line"], EffectPrior(**row["prior"])) for row in await database.fetch(NEWEST)]
-    return [(line, prior.intervention_type) for line, prior in stored if prior.method < method]
+    return [
+        (line, prior.intervention_type)
+        for line, prior in stored
+        if prior.intervention_type in INTERVENTIONS and prior.is_outdated(method)
+    ]
 
 
 async def renew_prior(database: Database, line: str, intervention: str, calibrate: Calibration, method: int) -> EffectsEvent:
@@ -173,7 +180,7 @@ async def renew_prior(database: Database, line: str, intervention: str, calibrat
     async with transaction(database) as connection:
         await connection.execute(LOCK, line)
         last = await connection.fetch(LAST, line, intervention)
-        if EffectPrior(**last[0]["prior"]).method < method:
+        if EffectPrior(**last[0]["prior"]).is_outdated(method):
             await _add_version(connection, line, intervention, calibrate)
             last = await connection.fetch(LAST, line, intervention)
         in_effect = await current_version(connection, line) == await newest_version(connection, line)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from schemas.base import require_one_of
 from schemas.filters import Condition, PopulationFilter, conditions, filter_values
+from schemas.level_meaning import spellings_of
 from schemas.levels import level_key
 from schemas.twin_types import TWIN_TYPES, Kind, TwinType, catalogue_brand
 from sql.database import Database
@@ -113,11 +114,12 @@ def _clause(query: TwinQuery, condition: Condition) -> str:
 
 
 def _membership(query: TwinQuery, condition: Condition, column: str) -> str:
-    """Levels are compared without surrounding blanks, as written and in lower case.
+    """Levels are compared without surrounding blanks, in every declared spelling, as written and in lower case.
 
     The lower case is that of the database: depending on its locale, letters beyond ASCII match as written only.
     """
-    levels = [value for value in condition.values if isinstance(value, str)]
+    written = [value for value in condition.values if isinstance(value, str)]
+    levels = [text for value in written for text in spellings_of(condition.column, value)]
     others = [value for value in condition.values if not isinstance(value, str)]
     others += [int(value) for value in others if isinstance(value, bool)]  # flags of twins are stored as numbers
     clauses = []

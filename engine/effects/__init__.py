@@ -21,6 +21,7 @@ from engine.effects.heterogeneity import effects_by_dimension
 from engine.effects.intervals import interval, standard_deviation, summary
 from engine.effects.intervention_draws import InterventionDraws, checked_priors, learned_levels
 from engine.effects.learned_parameters import level_spread
+from engine.effects.level_reading import reading_of
 from engine.effects.normal_draws import normal_draws
 from engine.effects.outcome_changes import average_change, change_per_effect, change_sums, unknown_base
 from engine.effects.population_filter import EmptyPopulation, select_twins
@@ -88,6 +89,7 @@ __all__ = [
     "minimum_detectable_effect",
     "normal_draws",
     "prior_interval",
+    "reading_of",
     "realism_warnings",
     "recommend",
     "required_sample_size",

@@ -21,13 +21,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine.effects.base_effect import with_responses, with_tails
-from engine.effects.learned_parameters import CHANNEL, NOTHING_LEARNED, ParameterDraws
+from engine.effects.learned_parameters import CHANNEL, NOTHING_LEARNED, ParameterDraws, is_learned
+from engine.effects.level_reading import AS_DECLARED, LevelReading
 from engine.effects.normal_draws import normal_draws
 from engine.effects.twin_factors import TwinFactors
 from schemas.arrays import Flags, Floats
 from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.columns import Columns
-from schemas.effect_priors import LearnedParameters, TestedDose
+from schemas.effect_priors import EFFECTS_METHOD, LearnedParameters, TestedDose
 from schemas.interventions import (
     CONTACTS_PER_MONTH,
     INTERVENTIONS,
@@ -40,9 +41,7 @@ from schemas.interventions import (
     Moderator,
     Positive,
     Uncertain,
-    moderator_level,
 )
-from schemas.levels import level_key, level_text
 from schemas.simulation_models import EffectPrior, InterventionConfig
 
 __all__ = [
@@ -86,8 +85,8 @@ def catalogue_priors(method: int) -> Mapping[str, EffectPrior]:
     """Priors by intervention, as far as a method needs others than :func:`catalogue_prior`: simulations that it pins repeat."""
     if method == 1:
         return {name: _normal_prior(name) for name in INTERVENTIONS}
-    if method == 2:
-        return {name: catalogue_prior(name).model_copy(update={"method": 2}) for name in INTERVENTIONS}
+    if method < EFFECTS_METHOD:
+        return {name: catalogue_prior(name).model_copy(update={"method": method}) for name in INTERVENTIONS}
     return {}
 
 
@@ -296,12 +295,19 @@ class Design:
         return rows
 
 
-def build_design(frame: pd.DataFrame | Columns, levels: Sequence[tuple[str, str]] = (), *, with_absent: bool = False) -> Design:
+def build_design(
+    frame: pd.DataFrame | Columns,
+    levels: Sequence[tuple[str, str]] = (),
+    reading: LevelReading = AS_DECLARED,
+    *,
+    with_absent: bool = False,
+) -> Design:
     """Build the design of twins; moderators that ``frame`` lacks, and missing values, have no influence.
 
     Args:
         frame: features of the twins.
         levels: of features, in the form of :func:`schemas.levels.level_key`, each a term of its own.
+        reading: which level a value is.
         with_absent: with terms for levels of moderators that no twin has.
 
     Example:
@@ -312,9 +318,10 @@ def build_design(frame: pd.DataFrame | Columns, levels: Sequence[tuple[str, str]
         [1.39, 1.0]
     """
     columns = frame if isinstance(frame, Columns) else Columns(frame)
-    fillers = [term for moderator in MODERATORS if moderator.column in columns for term in _terms(moderator, columns, with_absent)]
+    terms_of = partial(_terms, columns=columns, reading=reading, with_absent=with_absent)
+    fillers = [term for moderator in MODERATORS if moderator.column in columns for term in terms_of(moderator)]
     present = tuple((column, level) for column, level in levels if column in columns)
-    fillers += [_level_term(columns, column, level) for column, level in present]
+    fillers += [_level_term(columns, column, level, reading) for column, level in present]
     terms = np.empty((len(fillers), len(columns)))
     for term, out in zip(fillers, terms, strict=True):
         term.fill(out)
@@ -336,12 +343,12 @@ class _Term(NamedTuple):
     fill: Callable[[Floats], None]
 
 
-def _terms(moderator: Moderator, columns: Columns, with_absent: bool) -> list[_Term]:
+def _terms(moderator: Moderator, columns: Columns, reading: LevelReading, *, with_absent: bool) -> list[_Term]:
     column = moderator.column
     if moderator.slope is not None:
         return [_Term(column, moderator.slope, moderator.channels, partial(_standardise, moderator, columns.numbers(column)))]
     codes, values = columns.levels(column)
-    levels = [moderator_level(level) for level in values]
+    levels = [reading.moderating(moderator, level) for level in values]
     return [
         _Term(f"{column}={level}", coefficient, moderator.channels, partial(_indicate, codes, levels, level))
         for level, coefficient in moderator.levels.items()
@@ -349,10 +356,11 @@ def _terms(moderator: Moderator, columns: Columns, with_absent: bool) -> list[_T
     ]
 
 
-def _level_term(columns: Columns, column: str, level: str) -> _Term:
+def _level_term(columns: Columns, column: str, level: str, reading: LevelReading) -> _Term:
     codes, values = columns.levels(column)
-    keys = [level_key(level_text(value) or "") for value in values]
-    return _Term(f"{column}={level}", Uncertain(0.0, 0.0), frozenset(), partial(_indicate, codes, keys, level))
+    keys = [reading.key(column, value) for value in values]
+    own = reading.key(column, level)
+    return _Term(f"{column}={level}", Uncertain(0.0, 0.0), frozenset(), partial(_indicate, codes, keys, own))
 
 
 def _standardise(moderator: Moderator, values: Floats, out: Floats) -> None:
@@ -362,21 +370,21 @@ def _standardise(moderator: Moderator, values: Floats, out: Floats) -> None:
     np.copyto(out, 0.0, where=np.isnan(out))
 
 
-def _indicate(codes: npt.NDArray[np.intp], levels: Sequence[str], level: str, out: Floats) -> None:
+def _indicate(codes: npt.NDArray[np.intp], levels: Sequence[str | None], level: str, out: Floats) -> None:
     indicators = np.array([*(candidate == level for candidate in levels), False], dtype=float)  # the last is code -1: missing
     np.take(indicators, codes, out=out, mode="wrap")
 
 
-def is_moderated(column: str, level: object, learned: LearnedParameters | None = None) -> bool:
+def is_moderated(column: str, level: object, learned: LearnedParameters | None = None, reading: LevelReading = AS_DECLARED) -> bool:
     """Whether a moderator or an experiment is about this level of a column; else it is as an average twin, by assumption.
 
     >>> is_moderated("region", "Rural"), is_moderated("region", "south"), is_moderated("priority_tier", 1)
     (True, False, True)
     """
     moderator = next((moderator for moderator in MODERATORS if moderator.column == column), None)
-    if learned is not None and (column, level_key(str(level))) in learned.levels:
+    if learned is not None and is_learned(learned, column, level, reading):
         return True
-    return moderator is not None and (moderator.slope is not None or moderator_level(level) in moderator.levels)
+    return moderator is not None and (moderator.slope is not None or reading.moderating(moderator, level) is not None)
 
 
 def weighted_sum(terms: Floats, weights: Floats) -> Floats:

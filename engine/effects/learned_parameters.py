@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.effects.level_reading import LevelReading, reading_of
 from engine.effects.normal_draws import normal_draws
 from schemas.arrays import Floats
 from schemas.effect_priors import EffectPrior, LearnedParameters
-from schemas.interventions import moderator_level
-from schemas.levels import level_key
+from schemas.interventions import MODERATORS
 
 __all__ = [
     "CHANNEL",
@@ -20,6 +20,7 @@ __all__ = [
     "Moments",
     "ParameterDraws",
     "draw_parameters",
+    "is_learned",
     "learned_parameters",
     "level_spread",
 ]
@@ -88,8 +89,20 @@ def level_spread(prior: EffectPrior, dimension: str, level: str) -> float:
     learned = prior.learned
     if learned is None or dimension not in learned.dimensions:
         return UNREPORTED_LEVEL_SD
-    is_seen = (dimension, level_key(level)) in learned.levels or f"{dimension}={moderator_level(level)}" in learned.names
+    reading = reading_of(prior.method)
+    is_seen = is_learned(learned, dimension, level, reading) or _is_moderator_learned(learned, dimension, level, reading)
     return learned.spread if is_seen else learned.unseen
+
+
+def is_learned(learned: LearnedParameters, dimension: str, level: object, reading: LevelReading) -> bool:
+    """Whether a deviation of this level of a feature was learned."""
+    key = reading.key(dimension, level)
+    return any(name == dimension and reading.key(name, text) == key for name, text in learned.levels)
+
+
+def _is_moderator_learned(learned: LearnedParameters, dimension: str, level: str, reading: LevelReading) -> bool:
+    term = next((reading.moderating(moderator, level) for moderator in MODERATORS if moderator.column == dimension), None)
+    return term is not None and f"{dimension}={term}" in learned.names
 
 
 class Moments(NamedTuple):

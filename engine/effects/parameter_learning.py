@@ -33,8 +33,8 @@ from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.effect_priors import LearnedParameters
 from schemas.events import ExperimentResult
 from schemas.filters import conditions
-from schemas.interventions import INTERVENTIONS, MODERATORS, Channel, Moderator, moderator_level
-from schemas.levels import level_key, level_text
+from schemas.interventions import INTERVENTIONS, MODERATORS, Channel, Moderator
+from schemas.level_meaning import meaning_key, moderating_level
 from schemas.simulation_models import GroupReach, Reach
 from schemas.subgroup_results import SubgroupResult
 
@@ -94,8 +94,10 @@ class Parameters(NamedTuple):
 
     def about(self, dimension: str, level: str) -> int:
         """Index of the parameter about a level of a feature."""
-        term = f"{dimension}={moderator_level(level)}"
-        return self.names.index(term) if term in self.names else len(self.names) + self.levels.index((dimension, level_key(level)))
+        term = _moderator_term(dimension, level)
+        if term in self.names:
+            return self.names.index(term)
+        return len(self.names) + self.levels.index((dimension, meaning_key(dimension, level)))
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def parameters_of(
         ).items()
     }
     reported = {(group.dimension, group.level) for result in (*results, *others) for group in result.subgroups}
-    about = {f"{dimension}={moderator_level(level)}" for dimension, level in reported} | {dimension for dimension, _ in reported}
+    own_terms = {term for dimension, level in reported if (term := _moderator_term(dimension, level)) is not None}
+    about = own_terms | {dimension for dimension, _ in reported}
     for result in (*results, *others):
         if (reach := reaches.get(result.experiment_id)) is not None:
             slopes = [reach.slopes, *(group.slopes for group in reach.groups)]
@@ -157,14 +160,21 @@ def parameters_of(
         *((entry.channels[channel].mean, entry.channels[channel].sd) for channel in channels),
         *((0.0, half.spread) for half in halves),
     ]
-    own_terms = {f"{dimension}={moderator_level(level)}" for dimension, level in reported} & set(terms)
-    levels = sorted({(d, level_key(level)) for d, level in reported if f"{d}={moderator_level(level)}" not in own_terms})
+    own_terms &= set(terms)
+    levels = sorted({(name, meaning_key(name, level)) for name, level in reported if _moderator_term(name, level) not in own_terms})
     names = (*terms, *(f"{CHANNEL}{channel.value}" for channel in channels), *HALVES)
     mean, sd = np.transpose([*priors, *((0.0, 0.0) for _ in levels)])
     deviates = np.array([*(name in own_terms for name in names), *(True for _ in levels)])
     own = np.zeros(len(sd))
     own[len(terms) : len(names)] = OWN_DOSE_SHARE * sd[len(terms) : len(names)] ** 2
     return Parameters(names, tuple(levels), mean, sd, own, deviates, tuple(sorted({dimension for dimension, _ in reported})))
+
+
+def _moderator_term(dimension: str, level: str) -> str | None:
+    """Name of the coefficient of a moderator that is about a level; None where the catalogue has none."""
+    moderator = next((moderator for moderator in MODERATORS if moderator.column == dimension), None)
+    listed = None if moderator is None else moderating_level(moderator, level)
+    return None if listed is None else f"{dimension}={listed}"
 
 
 def loadings(
@@ -202,13 +212,13 @@ def _shares(levels: Sequence[Level], results: Sequence[ExperimentResult]) -> Flo
 
 def _share(result: ExperimentResult, dimension: str, level: str) -> float:
     """Share of a level in the people of one experiment; nan where it is unknown."""
-    groups = {level_key(group.level): group for group in result.subgroups if group.dimension == dimension}
+    groups = [group for group in result.subgroups if group.dimension == dimension]
     if groups:
-        group = groups.get(level)
-        return (group.n_treated + group.n_control) / (result.n_treated + result.n_control) if group else 0.0
+        people = sum(group.n_treated + group.n_control for group in groups if meaning_key(dimension, group.level) == level)
+        return people / (result.n_treated + result.n_control)
     for condition in conditions(result.twin_type, result.filters):
         if condition.column == dimension and condition.operator == "in":
-            allowed = {level_key(level_text(value) or "") for value in condition.values}
+            allowed = {meaning_key(dimension, value) for value in condition.values}
             return (level in allowed) / len(allowed)
     return float("nan")
 
@@ -227,7 +237,7 @@ def learn_from_subgroups(
     comparisons = [
         _comparison(parameters, result, [*groups], reaches.get(result.experiment_id), mean, variance)
         for result, mean, variance in zip(results, own.mean.tolist(), own.variance.tolist(), strict=True)
-        for _, groups in groupby(sorted(result.subgroups, key=_in_order), key=lambda group: group.dimension)
+        for _, groups in groupby(_distinct_levels(result.subgroups), key=lambda group: group.dimension)
     ]
     fitted = [_update(parameters, comparisons, sd) for sd in LEVEL_SDS]
     log_weight = np.log([*LEVEL_SDS.values()]) + [evidence for *_, evidence in fitted]
@@ -267,7 +277,22 @@ def taught(parameters: Parameters, moments: Moments, beliefs: Beliefs) -> Learne
 
 
 def _in_order(group: SubgroupResult) -> tuple[str, str]:
-    return group.dimension, level_key(group.level)
+    return group.dimension, meaning_key(group.dimension, group.level)
+
+
+def _distinct_levels(subgroups: Sequence[SubgroupResult]) -> list[SubgroupResult]:
+    """The subgroups in order, those of one level in several spellings as one: of effects weighted by their precision."""
+    return [_pooled([*alike]) for _, alike in groupby(sorted(subgroups, key=_in_order), key=_in_order)]
+
+
+def _pooled(alike: Sequence[SubgroupResult]) -> SubgroupResult:
+    if len(alike) == 1:
+        return alike[0]
+    effect, error = np.array([(group.effect, group.standard_error) for group in alike]).T
+    precision = 1.0 / error**2
+    fields = {"effect": float(precision @ effect / precision.sum()), "standard_error": float(precision.sum() ** -0.5)}
+    people = {arm: sum(getattr(group, arm) for group in alike) for arm in ("n_treated", "n_control")}
+    return alike[0].model_copy(update=fields | people)
 
 
 class _Comparison(NamedTuple):
@@ -293,7 +318,7 @@ def _comparison(
     variance: float,
 ) -> _Comparison:
     """The subgroups by one feature, with all other people as one more where the levels do not hold all."""
-    reaches = {(group.dimension, level_key(group.level)): group for group in (reach.groups if reach else ())}
+    reaches = {(group.dimension, meaning_key(group.dimension, group.level)): group for group in (reach.groups if reach else ())}
     moderated = [reaches.get(_in_order(group)) or _alone(group, result.intervention.channel) for group in groups]
     factor = np.array([group.mean for group in moderated])
     loading = np.array([[group.slopes.get(name, 0.0) for name in parameters.names] for group in moderated])
@@ -329,7 +354,7 @@ def _alone(group: SubgroupResult, channel: str) -> GroupReach:
         if moderator.slope is not None:
             value = _standardised(moderator, group.level)
             slopes[moderator.column], log_factor = value, moderator.slope.mean * value
-        elif (level := moderator_level(group.level)) in moderator.levels:
+        elif (level := moderating_level(moderator, group.level)) is not None:
             slopes[f"{moderator.column}={level}"], log_factor = 1.0, moderator.levels[level].mean
     return GroupReach(dimension=group.dimension, level=group.level, mean=float(np.exp(log_factor)), slopes=slopes)
 

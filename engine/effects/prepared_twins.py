@@ -6,6 +6,7 @@ from functools import cached_property
 
 from engine.effects.effect_model import Design, build_design
 from engine.effects.intervals import standard_deviation
+from engine.effects.level_reading import AS_DECLARED, LevelReading
 from engine.effects.outcome_changes import change_per_effect
 from engine.effects.subgroups import Groups, group_by_level
 from schemas.arrays import Floats
@@ -31,20 +32,26 @@ class PreparedTwins:
     def __init__(self, population: TwinPopulation, *, is_block: bool = False) -> None:
         self.population = population
         self.is_block = is_block
-        self._designs: dict[tuple[tuple[str, str], ...], Design] = {}
+        self._designs: dict[tuple[LevelReading, tuple[tuple[str, str], ...]], Design] = {}
+        self._groups: dict[LevelReading, dict[str, Groups]] = {}
 
-    def design(self, levels: tuple[tuple[str, str], ...] = ()) -> Design:
+    def design(self, levels: tuple[tuple[str, str], ...] = (), reading: LevelReading = AS_DECLARED) -> Design:
         """Moderators of the twins, with terms for the deviations of ``levels``, pairs of a feature and its level."""
-        if levels not in self._designs:
-            self._designs[levels] = build_design(self.population.columns, levels, with_absent=self.is_block)
-        return self._designs[levels]
+        if (reading, levels) not in self._designs:
+            columns = self.population.columns
+            self._designs[reading, levels] = build_design(columns, levels, reading, with_absent=self.is_block)
+        return self._designs[reading, levels]
 
-    @cached_property
-    def groups(self) -> dict[str, Groups]:
+    def groups(self, reading: LevelReading = AS_DECLARED) -> dict[str, Groups]:
         """The groups of the twins by dimension."""
-        columns, dimensions = self.population.columns, TWIN_TYPES[self.population.twin_type].dimensions
-        group = _as_spelled if self.is_block else group_by_level
-        return {name: group(columns.levels(name)) for name in dimensions if name in columns}
+        if reading not in self._groups:
+            columns, dimensions = self.population.columns, TWIN_TYPES[self.population.twin_type].dimensions
+            present = {name: columns.levels(name) for name in dimensions if name in columns}
+            self._groups[reading] = {
+                name: _as_spelled(levels) if self.is_block else group_by_level(levels, name, reading)
+                for name, levels in present.items()
+            }
+        return self._groups[reading]
 
     @cached_property
     def per_effect(self) -> Floats:
@@ -66,7 +73,7 @@ class PreparedTwins:
     @property
     def n_bytes(self) -> int:
         """Bytes of the twins and of what has been derived from them."""
-        codes = sum(groups.codes.nbytes for groups in self.groups.values())
+        codes = sum(groups.codes.nbytes for by_name in list(self._groups.values()) for groups in by_name.values())
         designs = sum(design.n_bytes for design in self._designs.values())
         return self._frame_bytes + designs + 2 * codes + self.per_effect.nbytes  # the columns keep the codes of their levels too
 

@@ -9,7 +9,7 @@ import numpy as np
 from engine.effects.effect_model import Design
 from schemas.arrays import Flags, Floats
 from schemas.columns import Columns
-from schemas.levels import level_key, level_text
+from schemas.level_meaning import meaning_key
 from schemas.simulation_models import GroupReach, Reach
 
 __all__ = ["measure_reach"]
@@ -50,7 +50,7 @@ def measure_reach(
 
 def _rows(columns: Columns, name: str, level: str) -> Flags:
     codes, values = columns.levels(name)
-    return np.array([*(level_key(level_text(value) or "") == level_key(level) for value in values), False])[codes]
+    return np.array([*(meaning_key(name, value) == meaning_key(name, level) for value in values), False])[codes]
 
 
 def _slopes(design: Design, factors: Floats, is_uncertain: Flags) -> dict[str, float]:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.effects.intervals import interval
+from engine.effects.level_reading import AS_DECLARED, LevelReading
 from schemas.arrays import Flags, Floats
 from schemas.columns import Levels
-from schemas.levels import level_key, level_text
+from schemas.levels import level_text
 from schemas.simulation_models import SubgroupEffect
 
 __all__ = ["Groups", "LevelSums", "group_by_level", "group_levels", "shrinkage", "subgroup_effects", "sums_by_group"]
@@ -75,10 +76,11 @@ def _cells(groupings: Sequence[Groups], sizes: Sequence[int]) -> npt.NDArray[np.
     return cells
 
 
-def group_by_level(levels: Levels) -> Groups:
+def group_by_level(levels: Levels, column: str = "", reading: LevelReading = AS_DECLARED) -> Groups:
     """Groups of twins by level, in ascending order of numbers or text; a missing value is in no group.
 
-    Spellings of one level (``schemas.levels``) are one group, named by the most frequent of them.
+    Spellings of one level (``schemas.level_meaning``) are one group, named by the most frequent of them. ``column`` is the feature
+    whose declared spellings are read by ``reading``.
 
     Example:
         >>> import pandas as pd
@@ -88,16 +90,18 @@ def group_by_level(levels: Levels) -> Groups:
         (('north', 'west'), [2, 1, 0, 2])
     """
     codes, values = levels
-    group_codes, labels = group_levels(np.bincount(codes[codes >= 0], minlength=len(values)).tolist(), values)
+    group_codes, labels = group_levels(np.bincount(codes[codes >= 0], minlength=len(values)).tolist(), values, column, reading)
     return Groups(group_codes[codes], labels)
 
 
-def group_levels(counts: Sequence[int], values: Sequence[Any]) -> tuple[npt.NDArray[np.intp], tuple[str, ...]]:
+def group_levels(
+    counts: Sequence[int], values: Sequence[Any], column: str = "", reading: LevelReading = AS_DECLARED
+) -> tuple[npt.NDArray[np.intp], tuple[str, ...]]:
     """The group of each level ``(levels + 1,)``, the last 0 for a missing value, and the labels, as :func:`group_by_level`."""
     spellings: dict[str, list[int]] = {}
     for code, value in enumerate(values):
         if (text := level_text(value)) is not None:
-            spellings.setdefault(level_key(text), []).append(code)
+            spellings.setdefault(reading.key(column, text), []).append(code)
     usual = {max(alike, key=counts.__getitem__): alike for alike in spellings.values()}
     order = sorted(usual, key=lambda code: _sort_key(values[code]))
     group_codes = np.zeros(len(values) + 1, dtype=np.intp)

@@ -124,7 +124,7 @@ def _grouped(dimension: str, numbers: Mapping[_Key, Floats]) -> LevelSums:
     by_label = {key[2]: row for key, row in numbers.items() if key[:2] == ("group", dimension)}
     without = by_label.pop(None)
     labels = sorted(by_label, key=json.dumps)  # the order of blocks must not show
-    codes, names = group_levels([int(by_label[label][0]) for label in labels], labels)
+    codes, names = group_levels([int(by_label[label][0]) for label in labels], labels, dimension)
     sums = np.zeros((len(names) + 1, len(without)))
     np.add.at(sums, codes, np.array([*(by_label[label] for label in labels), without]))
     return LevelSums(names, sums.T)

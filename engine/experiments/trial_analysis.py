@@ -299,7 +299,7 @@ def _subgroups(rows: _Rows, dimensions: pd.DataFrame, target: Target) -> tuple[l
     results: list[SubgroupResult] = []
     skipped: dict[str, str] = {}
     for name in map(str, dimensions):
-        groups = group_by_level(encode_levels(dimensions[name]))
+        groups = group_by_level(encode_levels(dimensions[name]), name)
         n = len(groups.labels)
         if not 2 <= n <= _MOST_LEVELS or len(results) + n > MAX_SUBGROUPS:
             skipped[name] = f"{n:,} levels: from 2 to {_MOST_LEVELS} are reported, {MAX_SUBGROUPS} of all dimensions"

@@ -64,13 +64,16 @@ def _deciles(numbers: Floats) -> tuple[float, ...]:
     return tuple(deciles[deciles < present.max()].tolist()) or (float(present.max()),)
 
 
-def bin_counts(values: pd.Series, bins: Histogram) -> Integers:
-    """Count the rows in each bin, shape ``(bins,)``; the last one holds missing values, unknown levels and non-numbers."""
+def bin_counts(values: pd.Series, bins: Histogram, name: str | None = None) -> Integers:
+    """Count the rows in each bin, shape ``(bins,)``; the last one holds missing values, unknown levels and non-numbers.
+
+    Levels of the feature ``name`` are known in every spelling that the catalogue declares.
+    """
     if bins.edges:
         numbers = numbers_among(values)
         positions = np.where(np.isnan(numbers), len(bins.edges) + 1, np.searchsorted(bins.edges, numbers))
         return np.bincount(positions, minlength=len(bins.edges) + 2)
-    levels, vocabulary = levels_of(values), KnownLevels(bins.levels)
+    levels, vocabulary = levels_of(values), KnownLevels(bins.levels, name)
     counted = levels.texts(vocabulary.spellings(levels.values)).value_counts()
     by_level = [int(counted.get(level, 0)) for level in bins.levels]
     return np.array([*by_level, len(values) - sum(by_level)], dtype=np.int64)
@@ -80,7 +83,7 @@ def column_counts(features: pd.DataFrame, predicted: npt.ArrayLike, baseline: Ba
     """Count the rows in each bin of each input of the model; a feature that the frame lacks counts as missing in every row."""
     missing = pd.Series([None] * len(features), dtype=object)
     columns = {name: features.get(name, missing) for name in baseline.inputs} | {PREDICTED: pd.Series(np.asarray(predicted))}
-    return {name: bin_counts(columns[name], bins) for name, bins in baseline.inputs.items()}
+    return {name: bin_counts(columns[name], bins, name) for name, bins in baseline.inputs.items()}
 
 
 def column_shifts(counts: Mapping[str, npt.ArrayLike], baseline: Baseline) -> tuple[ColumnShift, ...]:

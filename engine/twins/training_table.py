@@ -341,8 +341,8 @@ def _as_declared(name: str, spelling: Mapping[str, str], vocabulary: KnownLevels
     meant = {text: catalogue.level_of(name, text) for text in spelling}
     if vocabulary is None:
         return {text: spelling[text] if level == text else level for text, level in meant.items()}
-    by_meaning = {level_key(catalogue.level_of(name, level)): level for level in reversed(vocabulary.levels)}
-    return {text: vocabulary.find(text) or by_meaning.get(level_key(level), level) for text, level in meant.items()}
+    of_model = KnownLevels(vocabulary.levels, name)
+    return {text: of_model.find(text) or level for text, level in meant.items()}
 
 
 def _convert(frame: pd.DataFrame, name: str, kind: str, feature: Feature | None) -> Any:

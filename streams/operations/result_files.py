@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas import INTERVENTIONS, Channel, ExperimentResult, Frequency
+from schemas.level_meaning import declared_level
 from streams.catalogue.yaml_tree import Mark, Tree, YamlProblem, parse_yaml
 from streams.errors import describe_error
 
@@ -72,7 +73,17 @@ def completed_result(fields: Any, defaults: Mapping[str, Any]) -> ExperimentResu
         name = str(campaign.get("intervention_type"))
         usual = INTERVENTIONS[name].channel if name in INTERVENTIONS else Channel.EMAIL  # an unknown name is refused
         campaign = {"channel": usual, "frequency": Frequency.MONTHLY.value, "duration_weeks": 12, **campaign}
+    subgroups = complete.get("subgroups")
+    if isinstance(subgroups, list):
+        complete["subgroups"] = [_as_declared(group) for group in subgroups]
     return ExperimentResult.model_validate({**complete, "intervention": campaign})
+
+
+def _as_declared(group: Any) -> Any:
+    """A subgroup whose level is written as the catalogue declares it; what is none is left to the validation."""
+    if not isinstance(group, Mapping) or not isinstance(group.get("level"), str):
+        return group
+    return {**group, "level": declared_level(str(group.get("dimension")), group["level"]) or group["level"]}
 
 
 def _field_problems(error: ValidationError, name: str, tree: Tree, base: tuple[str | int, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from schemas import TWIN_TYPES, EffectPrior, EffectsEvent, ExperimentResult, Rea
 from schemas.base import EARLIEST
 from sql.database import Pool
 from sql.experiment_store import add_experiment, experiments
+from streams.simulation.level_warnings import level_warnings
 from streams.simulation.simulator import Simulator
 
 __all__ = [
@@ -84,7 +85,7 @@ async def doubts(pool: Pool, experiment: ExperimentResult, reach: Reach | None) 
         return None, (_apart_warning(experiment),)
     before = await _prior_without(pool, experiment)
     distance = surprise(before, experiment, reach)
-    return distance, tuple(_warnings(experiment, before, distance))
+    return distance, (*_warnings(experiment, before, distance), *level_warnings(experiment, reach))
 
 
 def check_result(experiment: ExperimentResult) -> None:

@@ -213,4 +213,4 @@ def _counts(frame: pd.DataFrame, champion: ModelCard) -> dict[str, np.ndarray[An
     """Rows in each bin of each input of a model; a column that the table lacks counts as missing."""
     missing = pd.Series([None] * len(frame), dtype=object)
     inputs = {name: bins for name, bins in champion.baseline.inputs.items() if name != PREDICTED}
-    return {name: bin_counts(frame.get(name, missing), bins) for name, bins in inputs.items()}
+    return {name: bin_counts(frame.get(name, missing), bins, name) for name, bins in inputs.items()}

@@ -110,7 +110,7 @@ async def _gaps(pool: Pool, line: str, rows: pd.DataFrame) -> list[str]:
     card = await ledger.card(champion)
     names = [name for name in card.outcome_features if name in rows]
     missing = [name for name in card.outcome_features if name not in rows]
-    vocabulary = {name: KnownLevels(levels) for name, levels in card.baseline.levels.items() if name in names}
+    vocabulary = {name: KnownLevels(levels, name) for name, levels in card.baseline.levels.items() if name in names}
     levels = {name: levels_of(rows[name]) for name in vocabulary}
     spelled = {name: column.texts(vocabulary[name].spellings(column.values)) for name, column in levels.items()}
     no_column = [f"no column for {', '.join(missing)}: the champion predicts without"] if names and missing else []

@@ -121,7 +121,7 @@ def test_bytes_of_twins_are_at_least_those_of_their_arrays(model: TwinModel) -> 
         twins.design().terms,
         twins.design((("region", "north"),)).terms,
         twins.per_effect,
-        *(groups.codes for groups in twins.groups.values()),
+        *(groups.codes for groups in twins.groups().values()),
     ]
     assert twins.n_bytes >= sum(array.nbytes for array in arrays) + twins.population.frame.memory_usage(deep=True).sum()
 
