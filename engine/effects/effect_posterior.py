@@ -49,6 +49,7 @@ __all__ = [
     "Posterior",
     "Shared",
     "fit",
+    "given_past",
     "mixture_quantiles",
     "prior_components",
     "without_experiments",
@@ -265,6 +266,31 @@ def prior_components(mean: float, sd: float) -> Components:
         np.concatenate([[MEAN_SCALE * sd, 0.25 * sd], _WIDTH * size]),
         np.concatenate([[sd, 0.5 * sd], np.maximum(sd, _SPREAD * size)]),
     )
+
+
+def given_past(components: Components, mean: float, effect: Floats, error: Floats) -> Components:
+    """The prior components of a catalogue's effect that rests on past experiments, each weighed by how well it explains these.
+
+    Pooled experiments have answered already whether the campaign does nothing, or several times as much, as far as they are
+    precise: an agreeing new one then narrows the interval, which with the tails of a mere assumption it would widen. The mean of
+    all components stays ``mean``.
+
+    Args:
+        components: of :func:`prior_components`; the first is the catalogue's own.
+        mean: of the catalogue.
+        effect: of the past experiments, ``(k,)``.
+        error: their standard errors, ``(k,)``.
+    """
+    center = np.concatenate([[mean], components.center[1:]])
+    spread = error**2 + (BETWEEN_SCALE * components.unit[:, None]) ** 2
+    covariance = spread[:, :, None] * np.eye(len(effect)) + (components.sd**2)[:, None, None]
+    distance = effect - center[:, None]
+    misfit = np.einsum("pi,pi->p", distance, np.linalg.solve(covariance, distance[..., None])[..., 0])
+    log_weight = components.log_weight - 0.5 * (misfit + np.linalg.slogdet(covariance)[1])
+    log_weight = log_weight - float(_log_sum(log_weight, axis=0))
+    weight = np.exp(log_weight)
+    center[0] = (mean - float(weight[1:] @ center[1:])) / weight[0]
+    return components._replace(log_weight=log_weight, center=center)
 
 
 def _shares(multiples: npt.NDArray[np.floating], total: float) -> Floats:

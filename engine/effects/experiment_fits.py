@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from engine.effects.base_effect import RESPONSES, Response
 from engine.effects.effect_model import dose_response, draw_dose, reference_dose, tested_dose, typical_dose
-from engine.effects.effect_posterior import Observations, Posterior, fit, prior_components
+from engine.effects.effect_posterior import Components, Observations, Posterior, fit, given_past, prior_components
 from engine.effects.parameter_learning import Beliefs, OwnEffects, Parameters, loadings
 from schemas.arrays import Floats
 from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.effect_priors import EffectPrior
 from schemas.events import ExperimentResult
+from schemas.interventions import INTERVENTIONS
 from schemas.simulation_models import InterventionConfig, Reach
 
 __all__ = ["Inputs", "ResponseFit", "dose_reach", "fit_responses", "own_effects", "square_root", "variant_numbers"]
@@ -79,8 +80,17 @@ def _fit(inputs: Inputs, response: Response, beliefs: Beliefs, root: Floats) -> 
         variant_numbers(results),
         scale * (slopes @ root),
     )
-    posterior = fit(prior_components(prior.mean, prior.sd), observed)
+    posterior = fit(_components(prior), observed)
     return replace(posterior, log_evidence=posterior.log_evidence - float(np.log(reach).sum())), reach
+
+
+def _components(prior: EffectPrior) -> Components:
+    """The prior of the mean effect, given the past experiments that the catalogue's effect was pooled from."""
+    components, past = prior_components(prior.mean, prior.sd), INTERVENTIONS[prior.intervention_type].past_experiments
+    if not past:
+        return components
+    effect, error = np.array([(experiment.effect, experiment.standard_error) for experiment in past]).T
+    return given_past(components, prior.mean, effect, error)
 
 
 def _explained(parameters: Parameters, slopes: Floats, doubt: Floats) -> Floats:

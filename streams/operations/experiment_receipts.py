@@ -15,7 +15,7 @@ from sql.effects_store import ExperimentRow, UnknownExperiment, find_experiment,
 from sql.experiment_store import content_digest, current_version, newest_version, priors_at_version
 from streams.client.twin_client import TwinClient
 from streams.kafka import event_headers, event_value, topic_of
-from streams.reporting.experiments import prior_text
+from streams.reporting.experiments import prior_text, widening_reason
 from streams.settings import Settings
 from streams.simulation import doubts
 
@@ -76,6 +76,7 @@ class ExperimentReceipt(NamedTuple):
             lines = [f"{state}: effects version {self.after}, unchanged"]
         else:
             lines.append(f"  base effect: {prior_text(self.prior_before)} -> {prior_text(self.prior)}")
+            lines += [f"  {reason}" for reason in [widening_reason(self.prior_before, self.prior)] if reason]
         if self.in_effect != self.after:
             undo = f"twinstream effects rollback {self.experiment.line} --undo"
             lines.append(f"  simulations still take version {self.in_effect}: {undo} ends that")

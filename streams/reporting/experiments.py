@@ -31,12 +31,14 @@ __all__ = [
     "prior_text",
     "result_text",
     "subgroup_lines",
+    "widening_reason",
 ]
 
 EXPERIMENT_COLUMNS = ("ID", "Observed at", "Line", "Campaign", "Effect", "Error", "People", "State")
 """Columns of the list of experiments."""
 
 _HALF = 1.96
+_WIDER = 1.05  # factor of the width of an interval from which its growth is told
 
 
 def result_text(result: ExperimentResult) -> str:
@@ -65,6 +67,21 @@ def analysis_text(result: ExperimentResult, analysis: TrialAnalysis) -> str:
     lines += subgroup_lines([group.model_dump() for group in analysis.subgroups])
     lines += [f"  no effect by {name}: {reason}" for name, reason in analysis.skipped.items()]
     return "\n".join(lines)
+
+
+def widening_reason(before: EffectPrior, after: EffectPrior) -> str | None:
+    """Why the interval of the next campaign is wider than before; None where it is not."""
+    widths = [high - low for low, high in (prior_interval(before), prior_interval(after))]
+    if widths[1] <= widths[0] * _WIDER:
+        return None
+    grown = after.between_sd > before.between_sd
+    cause = (
+        f"its experiments, or these and the catalogue, differ by more than was expected, so the next campaign may too (standard"
+        f" deviation between campaigns {standard_error_share(after.between_sd)})"
+        if grown
+        else "what is believed of its mean has become less certain"
+    )
+    return f"the interval is {widths[1] / widths[0]:.1f} times as wide as before: {cause}"
 
 
 def subgroup_lines(subgroups: Sequence[Mapping[str, Any]]) -> list[str]:

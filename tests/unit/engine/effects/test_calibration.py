@@ -11,9 +11,9 @@ from scipy import stats
 from engine.effects.base_effect import prior_interval
 from engine.effects.calibration import calibrate
 from engine.effects.effect_model import catalogue_prior, dose_response, typical_dose
-from engine.effects.effect_posterior import BETWEEN_SCALE, MEAN_SCALE
+from engine.effects.effect_posterior import BETWEEN_SCALE, MEAN_SCALE, given_past, prior_components
 from engine.simulation_engine import SimulationEngine
-from schemas import INTERVENTIONS, ExperimentResult, Reach, TwinType
+from schemas import BUILT_IN, INTERVENTIONS, ExperimentResult, Reach, TwinType, in_effect
 from tests.effect_worlds import draw_campaigns
 from tests.populations import intervention, population
 
@@ -258,3 +258,42 @@ def test_inconsistent_experiments_and_priors_are_refused_by_name():
 def test_a_prior_without_uncertainty_does_not_change():
     certain = PRIOR.model_copy(update={"sd": 0.0})
     assert calibrate(certain, experiments([0.5], [0.01])) == certain
+
+
+@pytest.mark.parametrize("errors", [(0.02, 0.015), (0.01, 0.01, 0.01, 0.01)])
+def test_a_pilot_that_agrees_with_past_experiments_narrows_the_interval_and_leaves_the_mean(errors):
+    past = [{"effect": effect, "standard_error": error} for effect, error in zip((0.06, 0.04, 0.05, 0.05), errors, strict=False)]
+    with in_effect(BUILT_IN.with_entries({"campaigns": {"webinar": {"channel": "video", "past_experiments": past}}})):
+        prior = catalogue_prior("webinar")
+        pilot = ExperimentResult(
+            experiment_id="pilot",
+            observed_at=datetime(2026, 1, 1, tzinfo=UTC),
+            twin_type="hcp",
+            brand="kisqali",
+            intervention=intervention("webinar", channel="video"),
+            effect=prior.mean,
+            standard_error=0.006,
+            n_treated=400,
+            n_control=400,
+        )
+        after = calibrate(prior, [pilot])
+    (low, high), (low_after, high_after) = prior_interval(prior), prior_interval(after)
+    assert high_after - low_after < high - low
+    assert after.mean == pytest.approx(prior.mean, abs=0.0005)
+    surprised = calibrate_with(prior, pilot.model_copy(update={"effect": 0.15}), past)
+    assert surprised[1] - surprised[0] > 2 * (high - low)
+
+
+def calibrate_with(prior, pilot, past):
+    with in_effect(BUILT_IN.with_entries({"campaigns": {"webinar": {"channel": "video", "past_experiments": past}}})):
+        return prior_interval(calibrate(prior, [pilot]))
+
+
+def test_past_experiments_that_say_little_leave_the_prior_its_tails():
+    components = prior_components(0.05, 0.02)
+    vague = given_past(components, 0.05, np.array([0.05]), np.array([1e6]))
+    assert np.exp(vague.log_weight) == pytest.approx(np.exp(components.log_weight), rel=1e-3, abs=1e-6)
+    assert vague.center == pytest.approx(components.center, rel=1e-3)
+    precise = given_past(components, 0.05, np.array([0.05, 0.05]), np.array([0.005, 0.005]))
+    assert np.exp(precise.log_weight[0]) > 0.99
+    assert float(np.exp(precise.log_weight) @ precise.center) == pytest.approx(0.05)

@@ -10,6 +10,7 @@ from schemas import EffectPrior
 from schemas.effect_priors import LearnedParameters
 from sql.effects_store import EffectsPin, EffectsVersion, ExperimentDecision
 from streams.reporting.effects import LineEffects, campaign_cells, campaign_text, detailed_dict, history_cells, history_dict
+from streams.reporting.experiments import widening_reason
 
 LINE = "hcp:kisqali:prescribing_change"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -70,3 +71,18 @@ def test_history_has_versions_and_rollbacks_the_newest_first() -> None:
     assert [history_dict(event)["event"] for event in events] == ["rollback", "version", "version"]
     assert history_cells(events[0]) == ("", "2026-03-01 15:00:00", "rollback to version 1, by ann@desk", "", "b is doubted")
     assert history_cells(events[1])[2:] == ("2 experiments", "0", "email_campaign +3.0%")
+
+
+def test_an_interval_that_has_grown_is_told_with_its_reason_and_one_that_has_not_is_not() -> None:
+    before = EffectPrior(intervention_type="email_campaign", mean=0.05, sd=0.01, between_sd=0.005)
+    apart = before.model_copy(update={"between_sd": 0.03})
+    told = widening_reason(before, apart)
+    assert told is not None
+    assert told.startswith("the interval is 2.8 times as wide as before: its experiments, or these and the catalogue, differ")
+    assert told.endswith("so the next campaign may too (standard deviation between campaigns 3%)")
+    unsure = before.model_copy(update={"sd": 0.02})
+    assert widening_reason(before, unsure) == (
+        "the interval is 1.8 times as wide as before: what is believed of its mean has become less certain"
+    )
+    assert widening_reason(before, before) is None
+    assert widening_reason(apart, before) is None
