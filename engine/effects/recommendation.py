@@ -20,6 +20,7 @@ FAR_DOSE = 4.0
 ENOUGH_EXPERIMENTS = 3
 """Experiments from which on an effect is believed that contradicts the catalogue."""
 
+_TELLS_BORROWED = 4  # method: answers of earlier ones are repeated as they were
 _FARTHEST = 30.0  # logarithm of the largest distance
 
 
@@ -91,6 +92,8 @@ def dose_distance(prior: EffectPrior, config: InterventionConfig) -> float:
 def effect_text(prior: EffectPrior, config: InterventionConfig, factor: float) -> str:
     """The factors that an effect is a product of, as a sentence; ``factor`` is the mean of those of the twins."""
     source = f"learned from {prior.n_experiments} experiments" if prior.n_experiments else "not yet tested by an experiment"
+    if prior.borrowed and prior.method >= _TELLS_BORROWED:
+        source = f"{source}, {prior.borrowed}"
     dose = float(dose_response(config, typical_dose(config)))
     return (
         f"a base effect of {prior.mean:.1%} {_spread_text(prior)} ({source}), of which this channel, frequency, duration and"

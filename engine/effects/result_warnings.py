@@ -19,6 +19,8 @@ UNREALISTIC = 0.50
 FAR_DEVIATIONS = 3.0
 """Standard deviations of the outcome beyond which an average change is doubted."""
 
+_TELLS_BORROWED = 4  # method: answers of earlier ones are repeated as they were
+
 FEW_ROWS = 100
 """Twins below which a result is doubted."""
 
@@ -37,7 +39,9 @@ def result_warnings(
         real_rows: that these twins are based on; None where the number is unknown.
     """
     if prior.n_experiments == 0:
-        yield f"the effect of {prior.intervention_type} is an assumption of the catalogue: no real experiment has calibrated it"
+        shifted = f", {prior.borrowed}" if prior.borrowed and prior.method >= _TELLS_BORROWED else ""
+        assumption = f"the effect of {prior.intervention_type} is an assumption of the catalogue{shifted}"
+        yield f"{assumption}: no real experiment has calibrated it"
     if abs(average.estimate) > UNREALISTIC:
         yield f"an effect of {average.estimate:.0%} is unrealistic: check it in SimulationEngine.INTERVENTION_EFFECTS"
     if average.robust:

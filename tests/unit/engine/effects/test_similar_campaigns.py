@@ -94,3 +94,16 @@ def test_the_order_of_other_experiments_does_not_matter():
     groups = (group("oncology", 0.20, 0.02, 300), group("urology", 0.10, 0.02, 300))
     others = [on("speaker_program_invitation", "a", 0.15, 0.01, *groups), *speakers(0.8), on("email_campaign", "b", 0.04, 0.01)]
     assert calibrate(PEERS, [], {}, others) == calibrate(PEERS, [], {}, others[::-1])
+
+
+def test_an_answer_on_a_borrowed_effect_names_the_campaigns_that_it_is_borrowed_from():
+    borrowed = calibrate(PEERS, [], {}, speakers(0.2, 2))
+    referral = intervention("peer_to_peer_referral")
+    owed = "shifted by 2 real experiments on other campaigns by its channel (speaker_program_invitation)"
+    assert borrowed.borrowed == owed
+    result = SimulationEngine(population(50), priors={borrowed.intervention_type: borrowed}).simulate(referral)
+    assert owed in result.recommendation_reason
+    assert any(owed in warning for warning in result.warnings)
+    earlier = borrowed.model_copy(update={"method": 3})
+    repeated = SimulationEngine(population(50), priors={borrowed.intervention_type: earlier}).simulate(referral)
+    assert owed not in repeated.recommendation_reason + "".join(repeated.warnings)
