@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -233,13 +234,14 @@ def _import_mapped(
     from streams.training.mapped_import import import_by_mapping, propose
 
     folder = mappings_folder()
-    proposal = propose(source, twin_type, reading, folder, answers)
+    proposal = propose(source, twin_type, reading, folder, answers, save_as)
     if not as_json and is_terminal(sys.stdin) and is_terminal(sys.stdout):
         proposal = _edit(proposal)
     mapping = proposal.mapping(save_as)
     path = mapping_path(mapping.name, folder)
     is_new = mapping != proposal.earlier
     if is_new:
+        _refuse_other_mapping(path, proposal)
         save_mapping(mapping, path)
     imported = None if out is None else import_by_mapping(proposal, mapping, target)
     if imported is not None and out is not None:
@@ -250,10 +252,31 @@ def _import_mapped(
         "columns": [_guess_dict(guess) for guess in proposal.guesses],
         **({} if imported is None else _payload(imported)),
     }
-    notes = [f"mapping {'saved to' if is_new else 'of'} {path}", *_open_hints(proposal.guesses)]
+    notes = [f"mapping {'saved to' if is_new else 'of'} {path}", *_doubted(proposal.guesses), *_open_hints(proposal.guesses)]
     if imported is not None:
         notes.append(_import_text(imported, out))
     print_result(payload, lambda: [_guess_table(proposal, notes)], as_json=as_json)
+
+
+def _refuse_other_mapping(path: Path, proposal: Proposal) -> None:
+    """Refuse to write over a mapping of another table, which would be lost.
+
+    Raises:
+        ValueError: when the file has one that the table does not fit; it says which columns are absent.
+    """
+    from streams.mappings import load_mapping
+    from streams.tables.headers import header_key
+
+    if not path.is_file() or (proposal.earlier is not None and proposal.earlier.name == path.stem):
+        return
+    saved = load_mapping(str(path))
+    present = set(map(header_key, proposal.raw.headers))
+    absent = [column for column in dict.fromkeys(saved.headers()) if header_key(column) not in present]
+    if absent:
+        raise ValueError(
+            f"{path} is the mapping of another table, with {', '.join(absent)}: --save-as NAME gives this one a name of its own,"
+            f" --mapping {saved.name} starts from that one"
+        )
 
 
 def _edit(proposal: Proposal) -> Proposal:
@@ -299,8 +322,17 @@ def _guess_dict(guess: ColumnGuess) -> dict[str, Any]:
 
 def _open_hints(guesses: Sequence[ColumnGuess]) -> list[str]:
     """How to settle each column that is left open."""
-    answers = [f"--map '{item.column}={item.feature}:{item.rule}'" for guess in guesses if (item := guess.best)]
+    answers = [f"--map {shlex.quote(f'{item.column}={item.feature}:{item.rule}')}" for guess in guesses if (item := guess.best)]
     return [f"left open, to be settled with for example {' '.join(answers)}"] if answers else []
+
+
+def _doubted(guesses: Sequence[ColumnGuess]) -> list[str]:
+    """Answers that the cells contradict: they are taken, and told."""
+    return [
+        f"warning: {guess.profile.name!r} as {guess.use.feature} by {guess.use.rule}, {guess.use.reason}"
+        for guess in guesses
+        if guess.use is not None and ", though " in guess.use.reason
+    ]
 
 
 def _payload(imported: ImportedTable) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def _options(
         strict=strict,
         database=SecretStr(database) if database else None,
         mapping=load_mapping(mapping, mappings_folder()) if mapping not in {None, NO_MAPPING} else None,
+        ignores_mappings=mapping == NO_MAPPING,
     )
 
 

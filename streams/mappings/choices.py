@@ -9,6 +9,7 @@ from typing import get_args
 from schemas.base import require_one_of
 from schemas.twin_types import TwinType
 from streams.mappings.guess import Candidate, ColumnGuess, _by_rules
+from streams.mappings.mismatch import mismatch
 from streams.mappings.names import name_parts
 from streams.mappings.profile import ColumnProfile
 from streams.tables import Column, RawTable, TableOptions, convert_table, entity_columns
@@ -20,6 +21,9 @@ __all__ = ["OWN", "build_mapping", "parse_choice"]
 
 OWN = "own"
 """Stands in an answer for a feature of the user's own, named by the column."""
+
+AS_ASKED = "as you asked"
+"""Reason of an answer of the user's own."""
 
 _GROUPS = {"decile": 10, "tier": 5}
 
@@ -41,11 +45,15 @@ def parse_choice(text: str, profiles: Sequence[ColumnProfile], twin_type: TwinTy
     if not feature:
         return profile.name, None
     if feature == OWN:
-        return profile.name, Candidate(profile.name, _own_name(profile.name), str(Rule.parse(rule or "value")), 1.0, "as you asked")
+        return profile.name, Candidate(profile.name, _own_name(profile.name), str(Rule.parse(rule or "value")), 1.0, AS_ASKED)
     declared = entity_columns(twin_type)
     require_one_of("feature", feature, declared)
     if rule:
-        return profile.name, Candidate(profile.name, feature, str(Rule.parse(rule)), 1.0, "as you asked")
+        parsed = Rule.parse(rule)
+        doubt = mismatch(profile, declared[feature], parsed.name, twin_type)
+        return profile.name, Candidate(
+            profile.name, feature, str(parsed), 1.0, f"{AS_ASKED}, though {doubt}" if doubt else AS_ASKED
+        )
     return profile.name, _best_rule(profile, declared[feature], twin_type)
 
 
@@ -79,7 +87,12 @@ def _best_rule(profile: ColumnProfile, column: Column, twin_type: TwinType) -> C
         )
     if best.needs_argument:
         raise ValueError(f"{column.name} of {profile.name!r} needs an answer: {profile.name}={column.name}:{best.rule}")
-    return best._replace(score=1.0, reason="as you asked")
+    if doubt := mismatch(profile, column, Rule.parse(best.rule).name, twin_type):
+        raise ValueError(
+            f"{profile.name!r} ({', '.join(profile.samples)}) as {column.name}: {doubt}; where it is meant, say how to read it:"
+            f" {profile.name}={column.name}:{best.rule}"
+        )
+    return best._replace(score=1.0, reason=AS_ASKED)
 
 
 def _own_name(header: str) -> str:

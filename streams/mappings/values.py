@@ -12,7 +12,7 @@ from streams.mappings.vocabulary import SPECIALTY_WORDS
 from streams.tables import Column
 from streams.tables.us_regions import is_state
 
-__all__ = ["Fit", "is_spelled_as", "value_fit"]
+__all__ = ["Fit", "is_spelled_as", "usual_share", "value_fit"]
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d.*|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}.*|\d{4}/\d\d/\d\d.*|(?:19|20)\d{6}")
 _REGIONS = frozenset(
@@ -78,6 +78,15 @@ def is_spelled_as(profile: ColumnProfile, column: Column) -> bool:
     """Whether nearly all cells are levels of a column in spellings of the catalogue, which hardly any other column has."""
     is_told_apart = profile.n_different >= 2 and not all(str(text).casefold() in _FLAG_TEXTS for text in profile.levels.index)
     return column.kind == "category" and is_told_apart and _declared_share(profile, column) >= _NEARLY_ALL
+
+
+def usual_share(profile: ColumnProfile, column: Column) -> float | None:
+    """Share of the rows whose value has a word that is usual in a category; None for one without such words."""
+    if usual := _LEVEL_WORDS.get(column.name):
+        return profile.share_of(lambda text: any(word in text.casefold() for word in usual))
+    if column.name.endswith("region"):
+        return profile.share_of(lambda text: bool(set(re.findall(r"[a-z]+", level_key(text))) & _REGIONS))
+    return None
 
 
 def _declared_share(profile: ColumnProfile, column: Column) -> float:
@@ -151,12 +160,10 @@ def _category(profile: ColumnProfile, column: Column) -> Fit:
         return Fit(0.0, f"{profile.n_different:,} different values are too many levels")
     if (declared := _declared_share(profile, column)) >= 0.5:
         return Fit(1.0 if declared >= _NEARLY_ALL else 0.8, f"{declared:.0%} of its values are levels of the catalogue")
-    expected = _LEVEL_WORDS.get(column.name)
-    if expected:
-        share = profile.share_of(lambda text: any(word in text.casefold() for word in expected))
+    share = usual_share(profile, column)
+    if share is not None and column.name in _LEVEL_WORDS:
         return Fit(1.0 if share >= 0.5 else 0.5 if share else 0.3, f"{share:.0%} of its values are usual levels")
-    if column.name.endswith("region"):
-        share = profile.share_of(lambda text: bool(set(re.findall(r"[a-z]+", level_key(text))) & _REGIONS))
+    if share is not None:
         return Fit(0.9 if share >= 0.5 else 0.4, f"{share:.0%} of its values are usual levels")
     return Fit(0.5 if profile.kind == "category" else 0.3, f"{profile.n_different:,} levels")
 

@@ -60,6 +60,7 @@ class TableOptions:
         strict: refuse a table with a single bad row.
         database: SQLAlchemy URL of a query.
         mapping: which column is which feature, where the headers are not the declared names.
+        ignores_mappings: whether no saved mapping is to be looked for.
     """
 
     decimal: Decimal | None = None
@@ -74,6 +75,7 @@ class TableOptions:
     strict: bool = False
     mapping: TableMapping | None = None
     database: SecretStr | None = None
+    ignores_mappings: bool = False
 
     def __post_init__(self) -> None:
         """Check what can be wrong without a table.

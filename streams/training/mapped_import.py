@@ -18,7 +18,17 @@ from streams.mappings import (
     parse_choice,
     profile_table,
 )
-from streams.tables import RawTable, TableMapping, TableOptions, convert_table, entity_columns, load_table, table_headers
+from streams.tables import (
+    RawTable,
+    TableMapping,
+    TableOptions,
+    TableRefused,
+    convert_table,
+    entity_columns,
+    load_table,
+    table_headers,
+)
+from streams.tables.doubts import header_below
 from streams.tables.headers import header_key
 from streams.training.datasets import has_declared_names, is_known_layout, mapped_table
 from streams.training.imported_table import ImportedTable
@@ -123,24 +133,45 @@ def _changed(earlier: TableMapping, built: TableMapping, headers: Sequence[str],
     )
 
 
-def propose(path: Path, twin_type: TwinType, options: TableOptions, folder: Path, answers: Sequence[str] = ()) -> Proposal:
+def propose(
+    path: Path,
+    twin_type: TwinType,
+    options: TableOptions,
+    folder: Path,
+    answers: Sequence[str] = (),
+    save_as: str | None = None,
+) -> Proposal:
     """Profile a table and guess its columns, on the base of the mapping in the options or the only one in a folder that fits.
+
+    Of several that fit, that of the name ``save_as`` is taken.
 
     Raises:
         TableRefused: when the file cannot be read.
-        ValueError: for an answer that cannot be read.
+        ValueError: for an answer that cannot be read, and when several mappings fit, of which none is named.
     """
     raw = load_table(path, options, frozenset(map(header_key, entity_columns(twin_type))))
+    if below := header_below(raw, frozenset(map(header_key, entity_columns(twin_type)))):
+        raise TableRefused(raw.name, [below])
     profiles = profile_table(raw, options)
-    earlier = options.mapping or _only_saved(raw.headers, twin_type, folder)
+    earlier = options.mapping
+    if earlier is None and not options.ignores_mappings:
+        earlier = _saved(path, raw.headers, twin_type, folder, save_as)
     decided = _decided(earlier, raw.headers) if earlier else {}
     guesses = guess_columns(profiles, twin_type, decided)
     return Proposal(path, twin_type, options, raw, profiles, guesses, decided, earlier).answered(answers)
 
 
-def _only_saved(headers: Sequence[str], twin_type: TwinType, folder: Path) -> TableMapping | None:
-    saved = [mapping for mapping in matching_mappings(headers, folder) if mapping.twin_type is twin_type]
-    return saved[0] if len(saved) == 1 else None
+def _saved(path: Path, headers: Sequence[str], twin_type: TwinType, folder: Path, save_as: str | None) -> TableMapping | None:
+    """The saved mapping that fits a table; of several the one that is named."""
+    saved = {mapping.name: mapping for mapping in matching_mappings(headers, folder) if mapping.twin_type is twin_type}
+    if save_as in saved:
+        return saved[save_as]
+    if len(saved) > 1:
+        names = ", ".join(saved)
+        raise ValueError(
+            f"{path.name}: several saved mappings fit, {names}: name the one to start from with --mapping, or none to start anew"
+        )
+    return next(iter(saved.values()), None)
 
 
 def _decided(mapping: TableMapping, headers: Sequence[str]) -> dict[str, Candidate | None]:

@@ -24,7 +24,7 @@ def options_of(words: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("words", READERS, ids=" ".join)
 def test_every_command_that_reads_a_table_has_every_option_of_the_reader(words: list[str]):
-    named = {"kinds": "column"}
+    named = {"kinds": "column", "ignores_mappings": "mapping"}
     assert {named.get(name, name) for name in TableOptions.__dataclass_fields__} <= options_of(words)
 
 
