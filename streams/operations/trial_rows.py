@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,10 @@ from engine.twins import TwinModel, few_implausible, scale_problem
 from schemas import TWIN_TYPES, PopulationFilter, TwinType
 from schemas.arrays import Flags
 from schemas.base import require_one_of, shorten
+from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.filters import conditions, rows_matching
 from schemas.identifiers import entity_column
+from schemas.level_meaning import declared_level
 from schemas.twin_types import Target
 from streams.tables import Column, TableOptions, entity_columns, read_table
 
@@ -117,7 +119,12 @@ def read_rows(
         ValueError: for absent columns, values of no arm, and empty arms or outcomes.
     """
     target = TWIN_TYPES[twin_type].target(target_name)
-    declared = {**_declared(columns, target), **entity_columns(twin_type)}
+    stated = _declared(columns, target)
+    standard = {
+        name: replace(column, is_named=name in stated and stated[name].is_named)
+        for name, column in entity_columns(twin_type).items()
+    }
+    declared = {**stated, **standard}
     result = read_table(path, declared, reading)
     if result.frame.empty:
         raise TrialRefused(f"{path.name} has no rows: each unit of the experiment needs one")
@@ -177,21 +184,33 @@ def analyse_rows(rows: TrialRows, model: TwinModel | None, filters: PopulationFi
         clusters=clusters,
         covariates=covariates,
         level=frame[target.share_of].to_numpy(dtype=float) if target.share_of in frame else None,
-        dimensions=frame[list(columns.dimensions)],
+        dimensions=frame[list(columns.dimensions)].apply(_declared_levels),
     )
     mismatch = sample_ratio_warning(*analysis.overall.units, control_ratio, "clusters" if columns.cluster else "people")
     return AnalysedTrial(analysis, (*rows.remarks, *remarks, *analysis.warnings, *([mismatch] if mismatch else [])))
+
+
+def _declared_levels(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column with each value as the level that the catalogue declares for it; other values stay as they are."""
+    name = str(column.name)
+    if name not in catalogue_in_effect().levels:
+        return column
+    return column.map(lambda value: declared_level(name, value), na_action="ignore")
 
 
 def _declared(columns: TrialColumns, target: Target) -> dict[str, Column]:
     """Declarations of the columns that the caller names."""
     arms = [columns.arm] if columns.arm else _ARM_NAMES
     return {
-        **{name: Column(name, "category") for name in (*arms, *columns.dimensions)},
-        **{name: Column(name, "number") for name in columns.covariates},
-        **{name: Column(name, "id") for name in (columns.unit, columns.cluster) if name},
-        **({columns.outcome: Column(columns.outcome, "number", is_fraction=target.is_fraction)} if columns.outcome else {}),
+        **{name: Column(name, "category", is_named=name == columns.arm) for name in (*arms, *columns.dimensions)},
+        **{name: Column(name, "number", is_named=True) for name in columns.covariates},
+        **{name: Column(name, "id", is_named=True) for name in (columns.unit, columns.cluster) if name},
+        **({columns.outcome: _outcome_column(columns.outcome, target)} if columns.outcome else {}),
     }
+
+
+def _outcome_column(name: str, target: Target) -> Column:
+    return Column(name, "number", is_fraction=target.is_fraction, is_named=True)
 
 
 def _named(frame: pd.DataFrame, columns: TrialColumns, target: Target, twin_type: TwinType) -> tuple[pd.DataFrame, TrialColumns]:

@@ -21,6 +21,7 @@ class Column:
         kind: an ``id`` is text that stays as it is written; ``category`` is a level; ``text`` is left to its reader.
         low, high: inclusive bounds of numbers.
         is_fraction: whether the unit is a fraction, so that 12 % is 0.12.
+        is_named: whether the caller asks for this very column, so that a mapping that leaves it out does not.
         is_declared: false for a column of the user's own, whose kind was concluded from its cells.
     """
 
@@ -30,6 +31,7 @@ class Column:
     high: float | None = None
     is_fraction: bool = False
     is_declared: bool = True
+    is_named: bool = False
 
 
 ID_COLUMNS = ("entity_id", "id", "hcp_id", "patient_id", "territory_id", "npi")

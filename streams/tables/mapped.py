@@ -134,10 +134,11 @@ def _with_declared_columns(
     others = []
     for place, header in enumerate(raw.headers):
         name = names.get(header_key(header))
-        if place in used_places:
+        is_named = name is not None and declared[name].is_named
+        if place in used_places and not is_named:
             continue
-        if name is None or header_key(header) in unused or name in columns or name in uses:
-            others.append(header)
+        if name is None or (header_key(header) in unused and not is_named) or name in columns or name in uses:
+            others += [] if place in used_places else [header]
         else:
             columns[name] = raw.columns[place]
     others = [header for header in others if header.strip()]
