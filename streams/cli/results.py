@@ -261,6 +261,8 @@ def _result_of_rows(
         "n_control": overall.people[1],
         "subgroups": analysed.analysis.subgroups,
     }
+    if columns.cluster:  # checked above by clusters: people of a cluster are assigned together, so their numbers tell nothing
+        fields["control_ratio"] = None
     return _Result(_event(shared | fields, rows.observed_at), analysed.analysis)
 
 
