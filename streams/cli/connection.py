@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from streams.cli.failures import explain_server_failures
-from streams.cli.output import notify
+from streams.cli.output import notify_once
 from streams.cli.running import run_command
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def connected_service() -> Iterator[Settings]:
     """
     from streams.worker import connected
 
-    with connected(load_settings(), notify) as settings, explain_server_failures(settings):
+    with connected(load_settings(), notify_once) as settings, explain_server_failures(settings):
         yield settings
 
 

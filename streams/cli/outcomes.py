@@ -218,7 +218,9 @@ def _history_cells(window: HistoryWindow) -> list[str]:
     return [window.line, f"{window.start:%Y-%m-%d}", f"{window.n:,}", *cells]
 
 
-@app.command(epilog=examples("twinstream fidelity", "twinstream fidelity --weighted region", "twinstream fidelity --json"))
+@app.command(
+    epilog=examples("twinstream fidelity", "twinstream fidelity --brand kisqali --weighted region", "twinstream fidelity --json")
+)
 def fidelity(
     weighted: Annotated[
         str,
@@ -228,19 +230,23 @@ def fidelity(
             show_default=False,
         ),
     ] = "",
+    brand: Annotated[str | None, typer.Option("--brand", metavar="NAME", help="Only the model lines of this brand.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show how well the predictions match the outcomes.
 
     These are the newest windows, the estimate before outcomes arrive, and the simulations whose outcomes are still pending.
     """
+    from schemas.twin_types import catalogue_brand, line_parts
     from streams.reporting.overview import read_overview
     from streams.reporting.text import windows_dict
 
     overview = with_read_pool(lambda settings, pool: read_overview(pool, settings.n_min))
+    own = None if brand is None else catalogue_brand(brand)
+    lines = [line for line in overview.lines if own is None or line_parts(line.line)[1] == own]
     print_result(
-        [windows_dict(line, weighted) for line in overview.lines],
-        lambda: [_windows_table(line, weighted) for line in overview.lines] or "no model line yet",
+        [windows_dict(line, weighted) for line in lines],
+        lambda: [_windows_table(line, weighted) for line in lines] or f"no model line{f' of {own}' if own else ''} yet",
         as_json=as_json,
     )
 

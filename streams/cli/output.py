@@ -15,7 +15,7 @@ import typer
 
 from streams.printable import escape_line, escape_text
 
-__all__ = ["Table", "is_terminal", "notify", "print_result", "show_progress"]
+__all__ = ["Table", "is_terminal", "notify", "notify_once", "print_result", "show_progress"]
 
 _MIN_LAST_COLUMN = 24
 _COLUMN_GAP = 3
@@ -134,6 +134,16 @@ def _min_width(table: Table) -> int:
 def notify(line: str) -> None:
     """Print a notice on stderr: stdout is for the result."""
     typer.echo(escape_line(line), err=True)
+
+
+def notify_once(line: str) -> None:
+    """Print a notice as :func:`notify` does, each but once in a command."""
+    if line not in _NOTICES:
+        _NOTICES.add(line)
+        notify(line)
+
+
+_NOTICES: set[str] = set()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from streams.cli.output import Table, notify, print_result, show_progress
+from streams.cli.output import Table, notify, notify_once, print_result, show_progress
 
 TABLE = Table(("ID", "Reason"), [("1a2b", "a [bold] reason"), ("3c", "")], title="2 [rows]")
 
@@ -126,3 +126,9 @@ def test_json_is_valid_and_without_control_characters(capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert not set(text) & set("\x1b\x07\x9b\u202e\x7f")
     assert json.loads(text) == {"reason": EVIL}
+
+
+def test_a_notice_about_the_stack_is_printed_once_however_often_a_command_connects(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in ("using the local stack in a", "using the local stack in a", "using the local stack in b"):
+        notify_once(line)
+    assert capsys.readouterr().err.splitlines() == ["using the local stack in a", "using the local stack in b"]
