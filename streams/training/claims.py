@@ -223,7 +223,11 @@ def _headers(raw: RawTable, named: Mapping[str, str], windows: ClaimsWindows) ->
     needed = (*_NEEDED, *(("product",) if windows.product else ()))
     missing = [role for role in needed if role not in headers]
     if missing:
-        raise TableRefused(raw.name, [f"no column is like {', '.join(missing)}: say which with --map COLUMN={missing[0]}"])
+        answers = " ".join(f"--map COLUMN={role}" for role in missing)
+        columns = ", ".join(raw.headers)
+        raise TableRefused(
+            raw.name, [f"no column is like {', '.join(missing)}: say which with {answers}; its columns are {columns}"]
+        )
     return headers
 
 
