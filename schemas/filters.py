@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from schemas.arrays import Flags
 from schemas.base import Frozen, Whole, refuse_flags, shorten
 from schemas.catalogue_in_effect import catalogue_in_effect
+from schemas.level_meaning import declared_level, meaning_key
 from schemas.levels import level_key, level_text, levels_of, numbers_among
 from schemas.twin_types import TWIN_TYPES, Kind, TwinType
 
@@ -99,10 +100,9 @@ def _members(column: pd.Series[Any], values: Sequence[str | int | float | bool])
         texts = numbers_among(pd.Series([value for value in values if isinstance(value, str)], dtype=object))
         numbers = [int(value) if isinstance(value, bool) else value for value in values if not isinstance(value, str)]
         return np.asarray(column.isin([*numbers, *texts[~np.isnan(texts)].tolist()]), dtype=bool)
-    meant = partial(catalogue_in_effect().level_of, str(column.name))
-    keys = {level_key(meant(level_text(value) or "")) for value in values}
-    levels = levels_of(column)
-    return np.array([*(level_key(meant(text)) in keys for text in levels.values), False])[levels.codes]
+    key_of = partial(meaning_key, str(column.name))
+    keys, levels = set(map(key_of, values)), levels_of(column)
+    return np.array([*(key_of(text) in keys for text in levels.values), False])[levels.codes]
 
 
 def filter_values(filters: Filters) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _may_be_own(name: str, own: Mapping[str, Kind] | None) -> bool:
 def _value(column: _Column, key: str, value: Any) -> str | int | float | bool:
     converted = _CONVERSIONS[column.kind](value)
     if isinstance(converted, str):
-        converted = catalogue_in_effect().level_of(column.name, converted)
+        converted = declared_level(column.name, converted)
     if converted is None:
         raise ValueError(f"filter {shorten(key)} got {shorten(value)}: {column.name!r} is {_KINDS[column.kind]}")
     return converted
