@@ -46,6 +46,7 @@ def check(
 
     use_file_catalogue()
     champion, reason = _champion(model_line(twin_type, brand, target))
+    use_file_catalogue()  # the service may have another one, and the table is read by that of the file
     report = report_file(file, twin_type, target, reading, champion)
     print_result(_payload(report, reason), lambda: [_page(report, reason)], as_json=as_json)
     if report.check.problems:

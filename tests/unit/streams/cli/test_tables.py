@@ -8,6 +8,7 @@ import pytest
 from typer.main import get_group
 from typer.testing import CliRunner
 
+from schemas import BUILT_IN, install
 from streams.cli.app import app
 from streams.tables.options import TableOptions
 
@@ -61,3 +62,23 @@ def test_an_option_that_means_nothing_is_refused(tmp_path: Path, options: list[s
     result = CliRunner().invoke(app, ["import", str(source), str(tmp_path / "out.csv"), *options])
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+def test_a_table_is_checked_by_the_catalogue_of_the_file_whatever_that_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def champion_under_another_catalogue(_line: str) -> tuple[None, str]:
+        install(BUILT_IN)  # as a connection to the service does
+        return None, "it has no champion yet"
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("streams.cli.data._champion", champion_under_another_catalogue)
+    Path("twinstream.yaml").write_text("twin_types: {hcp: {features: {stars: {kind: integer, low: 1, high: 5}}}}\n")
+    rows = "".join(f"H{row},{row % 5 + 1},{row / 100}\n" for row in range(60))
+    Path("hcps.csv").write_text(f"hcp_id,stars,prescribing_change\n{rows}", encoding="utf-8")
+    try:
+        result = CliRunner().invoke(app, ["data", "check", "hcps.csv", "--json"])
+    finally:
+        install(BUILT_IN)
+    roles = {column["name"]: column["role"] for column in json.loads(result.stdout)["columns"]}
+    assert roles["stars"] == "feature", result.stderr
