@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
+from engine.effects.observation_precision import ObservationPrecision
 from schemas.arrays import Flags, Floats
 
 __all__ = [
@@ -92,6 +93,7 @@ True effects of trials have longer tails than a normal distribution (Baker, Jack
 seldom show them, so they are assumed for the next campaign; the experiments that were made are taken as usual ones.
 """
 
+_ALIKE = BETWEEN_VARIANTS, 1.0 - BETWEEN_VARIANTS  # covariance of true effects with one variant, and of one with itself beside it
 _UNUSUAL_SPREAD = 3.0
 _TAIL = 2.0
 _MULTIPLES = 1.5 * 1.35 ** (np.arange(22) + 0.5)  # middles of equal steps of the logarithm
@@ -176,7 +178,7 @@ class Posterior:
         weight: posterior weight of each point, ``(p,)``.
         mean, variance: of the mean effect given the point, ``(p,)``.
         between: standard deviation between campaigns at the point, ``(p,)``.
-        precision: inverse of the observations' covariance given the mean effect and the point, ``(p, k, k)``.
+        precision: of the observations given the mean effect and the point.
         observations: that it is given.
     """
 
@@ -185,7 +187,7 @@ class Posterior:
     mean: Floats
     variance: Floats
     between: Floats
-    precision: Floats
+    precision: ObservationPrecision
     observations: Observations
 
     def next_campaign(self) -> NormalMixture:
@@ -196,7 +198,7 @@ class Posterior:
         """The same for the next campaign with a tested variant, and its correlation with what all variants have in common."""
         observed, own = self.observations, BETWEEN_VARIANTS * self.between**2
         rows = observed.variant == variant
-        gain = own[:, None] * self.precision[:, rows].sum(axis=1)
+        gain = own[:, None] * self.precision.times(rows.astype(float))
         common = (1.0 - gain.sum(axis=1)) ** 2 * self.variance
         remaining = own * (1.0 - gain[:, rows].sum(axis=1))
         between = (1.0 - BETWEEN_VARIANTS) * self.between**2
@@ -216,28 +218,26 @@ class Posterior:
 
     def campaigns(self) -> tuple[Floats, Floats]:
         """Mean and second moment of the true base effect of each experiment, ``(k,)`` each."""
-        alike = _alike(self.observations)
-        gain = (self.between**2)[:, None, None] * (alike @ self.precision)
-        mean = self.mean[:, None] + np.einsum("pij,pj->pi", gain, self.observations.effect - self.mean[:, None])
-        own = (self.between**2)[:, None] * (np.diagonal(alike) - np.einsum("pij,ji->pi", gain, alike))
-        variance = own + (1.0 - gain.sum(axis=2)) ** 2 * self.variance[:, None]
+        precision, square = self.precision, (self.between**2)[:, None]
+        mean = self.mean[:, None] + square * precision.alike_times(self._residual(), *_ALIKE)
+        own = square * (sum(_ALIKE) - square * precision.quadratic(*_ALIKE))
+        gain = square * precision.alike_times(precision.times(np.ones(len(self.observations.effect))), *_ALIKE)
+        variance = own + (1.0 - gain) ** 2 * self.variance[:, None]
         return self.weight @ mean, self.weight @ (mean**2 + variance)
 
     def shared(self) -> Shared:
         """Posterior of the parameters that the observations load on."""
-        loading = self.observations.loading
-        slope = -np.einsum("pij,jq->piq", self.precision, loading).sum(axis=1)  # of their means by the mean effect
-        means = np.einsum("pi,iq->pq", self._residual(), loading)
+        slope = -self.precision.loaded(np.ones(len(self.observations.effect)))  # of their means by the mean effect
+        means = self.precision.loaded(self.observations.effect - self.mean[:, None])
         mean = self.weight @ means
         apart, effect_apart = means - mean, self.mean - self.weight @ self.mean
-        precision = np.tensordot(self.weight, self.precision, axes=1)
-        covariance = np.eye(loading.shape[1]) - loading.T @ precision @ loading
+        covariance = np.tensordot(self.weight, self.precision.remaining, axes=1)
         covariance += (slope * (self.weight * self.variance)[:, None]).T @ slope + (apart * self.weight[:, None]).T @ apart
         return Shared(mean, covariance, self.weight @ (slope * self.variance[:, None] + apart * effect_apart[:, None]))
 
     def _residual(self) -> Floats:
         """Precision times the distances of the observations from the mean effect, ``(p, k)``."""
-        return np.asarray(np.einsum("pij,pj->pi", self.precision, self.observations.effect - self.mean[:, None]))
+        return self.precision.times(self.observations.effect - self.mean[:, None])
 
     def _expected(self, gain: Floats) -> Floats:
         return np.asarray(np.einsum("pk,pk->p", gain, self.observations.effect - self.mean[:, None]))
@@ -304,7 +304,7 @@ def without_experiments(components: Components) -> Posterior:
     between = components.unit[:, None] * _BETWEEN
     mean, sd = (np.repeat(array, len(_BETWEEN)) for array in (components.center, components.sd))
     none = Observations(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp))
-    return Posterior(0.0, weight.ravel() / weight.sum(), mean, sd**2, between.ravel(), np.zeros((len(mean), 0, 0)), none)
+    return Posterior(0.0, weight.ravel() / weight.sum(), mean, sd**2, between.ravel(), _precision(none, between.ravel()), none)
 
 
 def fit(components: Components, observations: Observations) -> Posterior:
@@ -318,15 +318,12 @@ def fit(components: Components, observations: Observations) -> Posterior:
     center, prior_variance = (np.repeat(array, len(_BETWEEN)) for array in (components.center, components.sd**2))
     possible = _possible(log_prior, center, prior_variance, between, observations)
     log_prior, center, prior_variance, between = (array[possible] for array in (log_prior, center, prior_variance, between))
-    covariance = (between**2)[:, None, None] * _alike(observations) + np.diag(observations.error**2)
-    if observations.loading.size:
-        covariance += observations.loading @ observations.loading.T
-    precision = np.asarray(np.linalg.inv(covariance), dtype=float)
+    precision = _precision(observations, between)
     distance = observations.effect - center[:, None]
-    weighted = np.einsum("pij,pj->pi", precision, distance)
-    joint = 1.0 / prior_variance + precision.sum(axis=(1, 2))
+    weighted = precision.times(distance)
+    joint = 1.0 / prior_variance + precision.times(np.ones(len(observations.effect))).sum(axis=1)
     shift = weighted.sum(axis=1) / joint
-    misfit = np.einsum("pi,pi->p", weighted, distance) + np.linalg.slogdet(covariance)[1] - shift**2 * joint
+    misfit = np.einsum("pi,pi->p", weighted, distance) + precision.log_determinant - shift**2 * joint
     log_weight = log_prior - 0.5 * (misfit + np.log(prior_variance) + np.log(joint))
     return _correct_selection(log_weight, center + shift, 1.0 / joint, between, precision, observations)
 
@@ -345,19 +342,25 @@ def _possible(log_prior: Floats, center: Floats, prior_variance: Floats, between
     return possible
 
 
-def _alike(observations: Observations) -> Floats:
-    """Covariance of the experiments' true effects, in units of the variance between campaigns, ``(k, k)``."""
-    same = observations.variant[:, None] == observations.variant
-    return np.asarray(BETWEEN_VARIANTS * same + (1.0 - BETWEEN_VARIANTS) * np.eye(len(same)))
+def _precision(observations: Observations, between: Floats) -> ObservationPrecision:
+    """Precision of the observations given the mean effect and each value of ``between``, ``(p,)``."""
+    square, loading = between**2, observations.loading
+    return ObservationPrecision(
+        1.0 / (observations.error**2 + (1.0 - BETWEEN_VARIANTS) * square[:, None]),
+        BETWEEN_VARIANTS * square,
+        np.flatnonzero(np.diff(observations.variant, prepend=-1)),
+        loading if loading.size else np.zeros((len(observations.effect), 0)),
+    )
 
 
 def _correct_selection(
-    log_weight: Floats, mean: Floats, variance: Floats, between: Floats, precision: Floats, observed: Observations
+    log_weight: Floats, mean: Floats, variance: Floats, between: Floats, precision: ObservationPrecision, observed: Observations
 ) -> Posterior:
     """Reweight the points and move their means by the probability that the experiments are told, at nodes of each mean."""
     rough = log_weight + _log_told(mean[:, None], between, precision, observed)[:, 0]
     likely = rough > rough.max() - _UNLIKELY
-    log_weight, mean, variance, between, precision = (array[likely] for array in (log_weight, mean, variance, between, precision))
+    log_weight, mean, variance, between = (array[likely] for array in (log_weight, mean, variance, between))
+    precision = precision.select(likely)
     nodes = mean[:, None] + np.sqrt(variance)[:, None] * _NODES
     log_nodes = _log_told(nodes, between, precision, observed) + np.log(_NODE_WEIGHTS)
     log_factor = _log_sum(log_nodes, axis=1)
@@ -369,17 +372,17 @@ def _correct_selection(
     return Posterior(evidence, np.exp(log_weight - evidence), moved, spread, between, precision, observed)
 
 
-def _log_told(mean: Floats, between: Floats, precision: Floats, observed: Observations) -> Floats:
+def _log_told(mean: Floats, between: Floats, precision: ObservationPrecision, observed: Observations) -> Floats:
     """Logarithm of the term of selection at means ``(p, nodes)``, summed over how likely results without significance are told.
 
     What experiments share has made them succeed or fail together: they are told as likely as it is given their effects.
     """
     expected, variance = mean[..., None], observed.error**2 + between[:, None] ** 2
     if observed.loading.size:
-        outer = observed.loading @ observed.loading.T
-        expected = expected + (observed.effect - expected) @ precision @ outer
-        remaining = outer - outer @ precision @ outer
-        variance = variance + np.maximum(np.diagonal(remaining, axis1=1, axis2=2), 0.0)
+        shared = precision.loaded(observed.effect) @ observed.loading.T
+        by_mean = precision.loaded(np.ones(len(observed.effect))) @ observed.loading.T
+        expected = expected * (1.0 - by_mean[:, None, :]) + shared[:, None, :]
+        variance = variance + precision.unexplained()
     success = ndtr((expected - _SIGNIFICANT * observed.sampling) / np.sqrt(variance)[:, None, :])
     n_failures = int((observed.effect <= _SIGNIFICANT * observed.sampling).sum())
     logs = [
