@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -51,24 +51,27 @@ class ResponseFit(NamedTuple):
 def fit_responses(inputs: Inputs, beliefs: Beliefs) -> list[ResponseFit]:
     """The posterior for each shape of the response that is not negligible, with its weight."""
     root = square_root(beliefs.covariance)
-    fitted = [_fit(inputs, response, beliefs, root) for response in RESPONSES]
+    doses = _doses(inputs.results)
+    slopes = loadings(inputs.parameters, inputs.results, inputs.reaches, doses.half_slopes)
+    fitted = [_fit(inputs, *shape, beliefs, root) for shape in zip(doses.relative_response, slopes, strict=True)]
     weight = _weights([posterior.log_evidence for posterior, _ in fitted])
     likely = np.flatnonzero(weight >= _NEGLIGIBLE)
     weight = weight[likely] / weight[likely].sum()
     return [ResponseFit(RESPONSES[i], share, *fitted[i]) for i, share in zip(likely.tolist(), weight.tolist(), strict=True)]
 
 
-def _fit(inputs: Inputs, response: Response, beliefs: Beliefs, root: Floats) -> tuple[Posterior, Floats]:
-    """The posterior if the response has this shape, and the reaches; its evidence is that of the effects as they were observed.
+def _fit(inputs: Inputs, relative_response: Floats, slopes: Floats, beliefs: Beliefs, root: Floats) -> tuple[Posterior, Floats]:
+    """The posterior if the response has one shape, and the reaches; its evidence is that of the effects as they were observed.
 
     The uncertainty of the reach is scaled by the effect that the prior expects, not by the observed one: the next campaign at that
     dose has the same uncertainty, so a surprising result must not be attributed to it.
     """
     prior, results = inputs.prior, inputs.results
-    rows = [_base_effect(result, inputs.reaches.get(result.experiment_id), response) for result in results]
+    rows = [_observed(result, inputs.reaches.get(result.experiment_id)) for result in results]
     effect, sampling, reach, doubt = np.transpose(rows)
+    reach = reach * relative_response
+    effect, sampling = effect / reach, sampling / reach
     scale = float(np.hypot(prior.mean, prior.sd))
-    slopes = loadings(inputs.parameters, results, inputs.reaches, partial(_half_slopes, response=response))
     slopes = slopes * _explained(inputs.parameters, slopes, doubt)[:, None]
     several = np.array([_SEVERAL_CHANNELS if len(result.channels) > 1 else 0.0 for result in results])
     common = inputs.parameters.sd**2 - inputs.parameters.own
@@ -99,9 +102,34 @@ def _explained(parameters: Parameters, slopes: Floats, doubt: Floats) -> Floats:
     return np.where(explained > doubt, doubt / np.where(explained > 0, explained, 1.0), 1.0)
 
 
-def _half_slopes(result: ExperimentResult, response: Response) -> tuple[float, ...]:
+class _Doses(NamedTuple):
+    """What each shape of the response says of the dose of each experiment.
+
+    Attributes:
+        relative_response: response as a multiple of that in the catalogue, ``(responses, k)``.
+        half_slopes: growth of its logarithm by that of each dose of half the maximal one, ``(responses, k, 3)``.
+    """
+
+    relative_response: Floats
+    half_slopes: Floats
+
+
+def _doses(results: Sequence[ExperimentResult]) -> _Doses:
+    """The doses of experiments; many have the same one, which is computed once."""
+    catalogue = catalogue_in_effect().sha256
+    by_config: dict[InterventionConfig, npt.NDArray[np.floating]] = {}
+    for result in results:
+        if (config := result.intervention) not in by_config:
+            dose = config.model_copy(update={"variant": None})
+            rows = [(_relative_response(dose, shape, catalogue), *_half_slopes(dose, shape)) for shape in RESPONSES]
+            by_config[config] = np.array(rows)
+    stacked = np.stack([by_config[result.intervention] for result in results], axis=1)
+    return _Doses(stacked[:, :, 0], stacked[:, :, 1:])
+
+
+def _half_slopes(config: InterventionConfig, response: Response) -> tuple[float, ...]:
     """Growth of the logarithm of the response by that of each dose of half the maximal one."""
-    halves, tested, usual = typical_dose(result.intervention, *response[:3]), tested_dose(result.intervention), reference_dose()
+    halves, tested, usual = typical_dose(config, *response[:3]), tested_dose(config), reference_dose()
     return (
         _half_slope(tested.contacts, usual.contacts, halves.half_contacts),
         _half_slope(tested.weeks, usual.weeks, halves.half_weeks),
@@ -143,12 +171,10 @@ def _weights(log_evidence: Sequence[float]) -> Floats:
     return np.asarray(weight / weight.sum())
 
 
-def _base_effect(experiment: ExperimentResult, reach: Reach | None, response: Response) -> tuple[float, float, float, float]:
-    """Base effect estimated by an experiment, its standard error, its reach, and the reach's relative standard deviation."""
-    catalogue = catalogue_in_effect().sha256
-    reach = reach or dose_reach(experiment.intervention, catalogue)
-    mean = reach.mean * _relative_response(experiment.intervention.model_copy(update={"variant": None}), response, catalogue)
-    return experiment.effect / mean, experiment.standard_error / mean, mean, reach.sd / reach.mean
+def _observed(experiment: ExperimentResult, reach: Reach | None) -> tuple[float, float, float, float]:
+    """Effect that an experiment observed, its standard error, its reach by the catalogue, and the reach's relative deviation."""
+    reach = reach or dose_reach(experiment.intervention, catalogue_in_effect().sha256)
+    return experiment.effect, experiment.standard_error, reach.mean, reach.sd / reach.mean
 
 
 @lru_cache(maxsize=4096)

@@ -53,7 +53,7 @@ class ObservationPrecision:
     def times(self, values: Floats) -> Floats:
         """Product with a value of each observation, ``(k,)`` or ``(p, k)``; the result is ``(p, k)``."""
         apart = self._apart(self.weight * values)
-        return np.asarray(apart - np.einsum("pkq,pq->pk", self._loaded, self._inner(apart)))
+        return np.asarray(apart - self._apart(self.weight * (self._inner(apart) @ self.loading.T)))
 
     def loaded(self, values: Floats) -> Floats:
         """Product of the transposed loading, the precision and a value of each observation, ``(p, q)``."""
@@ -69,26 +69,29 @@ class ObservationPrecision:
     def remaining(self) -> Floats:
         """Covariance of the common parameters given the observations, where each is standard normal before, ``(p, q, q)``."""
         n, q = len(self.own), self.loading.shape[1]
-        squares = (self.loading[:, :, None] * self.loading[:, None, :]).reshape(len(self.loading), -1)
+        if len(self.first) == len(self.loading):  # each variant has one observation: its variance is like noise
+            alone = self.weight * (1.0 - self.weight * self._share)
+            return np.asarray(np.linalg.inv(np.eye(q) + (alone @ self._squares).reshape(n, q, q)))
         sums = self._by_variant(self.weight[:, :, None] * self.loading)
         common = np.einsum("pvq,pvr->pqr", sums * self._share[:, :, None], sums)
-        return np.asarray(np.linalg.inv(np.eye(q) + (self.weight @ squares).reshape(n, q, q) - common))
+        return np.asarray(np.linalg.inv(np.eye(q) + (self.weight @ self._squares).reshape(n, q, q) - common))
 
     def unexplained(self) -> Floats:
         """Variance of each observation that the common parameters have given all observations, ``(p, k)``."""
-        squares = (self.loading[:, :, None] * self.loading[:, None, :]).reshape(len(self.loading), -1)
-        return np.asarray(self.remaining.reshape(len(self.own), -1) @ squares.T)
+        return np.asarray(self.remaining.reshape(len(self.own), -1) @ self._squares.T)
 
     def quadratic(self, within: float, alone: float) -> Floats:
-        """Diagonal of ``alike @ precision @ alike``, where ``alike`` is ``within`` in a variant, and ``alone`` more on its diagonal.
+        """Diagonal of ``alike @ precision @ alike``, ``(p, k)``.
 
-        Returns:
-            Values ``(p, k)``.
+        Args:
+            within: value of ``alike`` for two observations with the same variant.
+            alone: what its diagonal has more.
         """
         total = self._spread(self._variant_weight)
         linear = alone * self.weight + within * total
         squares = alone * (alone + 2.0 * within) * self.weight + within**2 * total
-        loaded = alone * self._loaded + within * self._spread(self._by_variant(self._loaded))
+        without_common = self._loaded()
+        loaded = alone * without_common + within * self._spread(self._by_variant(without_common))
         common = np.einsum("pkq,pqr,pkr->pk", loaded, self.remaining, loaded, optimize=True)
         return np.asarray(squares - self._spread(self._share) * linear**2 - common)
 
@@ -96,7 +99,11 @@ class ObservationPrecision:
         """Product of ``alike``, as for :meth:`quadratic`, with values ``(p, k)``."""
         return np.asarray(alone * values + within * self._spread(self._by_variant(values)))
 
-    @cached_property
+    @property
+    def _squares(self) -> Floats:
+        """Products of each observation's loadings, ``(k, q * q)``."""
+        return np.asarray((self.loading[:, :, None] * self.loading[:, None, :]).reshape(len(self.loading), -1))
+
     def _loaded(self) -> Floats:
         """The precision without the common parameters, times the loading, ``(p, k, q)``."""
         weighted = self.weight[:, :, None] * self.loading

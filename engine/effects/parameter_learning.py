@@ -20,7 +20,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -181,25 +181,30 @@ def loadings(
     parameters: Parameters,
     results: Sequence[ExperimentResult],
     reaches: Mapping[str, Reach],
-    half_slopes: Callable[[ExperimentResult], Sequence[float]],
+    half_slopes: Floats,
 ) -> Floats:
-    """Growth of the logarithm of each experiment's effect by each parameter, ``(k, q)``.
+    """Growth of the logarithm of each experiment's effect by each parameter, ``(k, q)``, for each response to dose.
 
     Args:
         parameters: of these experiments.
         results: the experiments.
         reaches: of each, by id.
-        half_slopes: growth by the logarithms of ``HALVES``.
+        half_slopes: growth by the logarithms of ``HALVES`` for each response, ``(responses, k, 3)``.
+
+    Returns:
+        Array ``(responses, k, q)``.
     """
     rows = np.zeros((len(results), len(parameters.mean)))
     for row, result in zip(rows, results, strict=True):
         reach = reaches.get(result.experiment_id)
         slopes = dict(reach.slopes) if reach else {}
-        slopes |= {f"{CHANNEL}{result.intervention.channel}": 1.0, **dict(zip(HALVES, half_slopes(result), strict=True))}
+        slopes[f"{CHANNEL}{result.intervention.channel}"] = 1.0
         row[: len(parameters.names)] = [slopes.get(name, 0.0) for name in parameters.names]
     n = len(parameters.names)
     rows[:, n:] = _shares(parameters.levels, results)
-    return rows
+    by_response = np.tile(rows, (len(half_slopes), 1, 1))
+    by_response[:, :, n - len(HALVES) : n] = half_slopes
+    return by_response
 
 
 def _shares(levels: Sequence[Level], results: Sequence[ExperimentResult]) -> Floats:
