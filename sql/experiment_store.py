@@ -6,6 +6,7 @@ version without it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -332,14 +333,21 @@ async def _add_version(connection: Connection, line: str, intervention: str, cal
     valid = [row.experiment for row in stored if not row.experiment.withdrawn]
     reaches = {row.experiment.experiment_id: row.reach for row in stored if row.reach is not None and not row.experiment.withdrawn}
     before = await priors_at_version(connection, line, version - 1)
-    changed = {}
-    for name in sorted({intervention, *_may_learn(intervention, [row.experiment for row in stored])}):
-        own = [experiment for experiment in valid if experiment.intervention.intervention_type == name]
-        others = [experiment for experiment in valid if experiment.intervention.intervention_type != name]
-        prior = calibrate(name, own, reaches, others)
-        if name == intervention or not _is_alike(prior, before.get(name) or calibrate(name, [], {}, [])):
-            ids = sorted(experiment.experiment_id for experiment in own if experiment.measures_target)
-            changed[name] = (prior.model_copy(update={"version": version}), ids)
+
+    def changed_priors() -> dict[str, tuple[EffectPrior, list[str]]]:
+        changed = {}
+        for name in sorted({intervention, *_may_learn(intervention, [row.experiment for row in stored])}):
+            own = [experiment for experiment in valid if experiment.intervention.intervention_type == name]
+            others = [experiment for experiment in valid if experiment.intervention.intervention_type != name]
+            prior = calibrate(name, own, reaches, others)
+            if name == intervention or not _is_alike(prior, before.get(name) or calibrate(name, [], {}, [])):
+                ids = sorted(experiment.experiment_id for experiment in own if experiment.measures_target)
+                changed[name] = (prior.model_copy(update={"version": version}), ids)
+        return changed
+
+    changed = await asyncio.to_thread(
+        changed_priors
+    )  # NumPy computes beside the event loop, which serves the other lines meanwhile
     await connection.execute(NEW_VERSION, line, version, catalogue_in_effect().version)
     await connection.execute(CARRY_OVER, line, version, [*changed])
     for name, (prior, ids) in changed.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -11,7 +12,7 @@ from engine.experiments import sample_ratio_warning
 from schemas import TWIN_TYPES, EffectPrior, EffectsEvent, ExperimentResult, Reach
 from schemas.base import EARLIEST
 from sql.database import Pool
-from sql.experiment_store import add_experiment, experiments
+from sql.experiment_store import StoredExperiment, add_experiment, experiments
 from streams.simulation.level_warnings import level_warnings
 from streams.simulation.simulator import Simulator
 
@@ -83,8 +84,13 @@ async def doubts(pool: Pool, experiment: ExperimentResult, reach: Reach | None) 
     """
     if not experiment.measures_target:
         return None, (_apart_warning(experiment),)
-    before = await _prior_without(pool, experiment)
-    distance = surprise(before, experiment, reach)
+    others = await _others(pool, experiment)
+
+    def predict() -> tuple[EffectPrior, float]:
+        prior = _prior_of(experiment.intervention.intervention_type, others)
+        return prior, surprise(prior, experiment, reach)
+
+    before, distance = await asyncio.to_thread(predict)
     return distance, (*_warnings(experiment, before, distance), *level_warnings(experiment, reach))
 
 
@@ -151,13 +157,15 @@ def calibrated_prior(
     return calibrate(catalogue_prior(intervention), experiments, reaches, others)
 
 
-async def _prior_without(pool: Pool, experiment: ExperimentResult) -> EffectPrior:
-    """The prior that all other experiments on the intervention give, so that a repeated result is as surprising as at first."""
-    intervention = experiment.intervention.intervention_type
-    stored = [row for row in await experiments(pool, experiment.line, intervention) if not row.experiment.withdrawn]
-    others = [row for row in stored if row.experiment.experiment_id != experiment.experiment_id]
-    reaches = {row.experiment.experiment_id: row.reach for row in others if row.reach is not None}
-    return calibrated_prior(intervention, [row.experiment for row in others], reaches)
+async def _others(pool: Pool, experiment: ExperimentResult) -> list[StoredExperiment]:
+    """All other valid experiments on the intervention, so that a repeated result is as surprising as at first."""
+    rows = await experiments(pool, experiment.line, experiment.intervention.intervention_type)
+    return [row for row in rows if not row.experiment.withdrawn and row.experiment.experiment_id != experiment.experiment_id]
+
+
+def _prior_of(intervention: str, stored: Sequence[StoredExperiment]) -> EffectPrior:
+    reaches = {row.experiment.experiment_id: row.reach for row in stored if row.reach is not None}
+    return calibrated_prior(intervention, [row.experiment for row in stored], reaches)
 
 
 def _apart_warning(experiment: ExperimentResult) -> str:

@@ -13,7 +13,6 @@ from uuid import UUID
 
 from cachetools import LRUCache
 
-from engine import SimulationEngine
 from engine.block_simulation import block_count
 from engine.effects import ComparedSimulation, ExactSums, PreparedTwins, catalogue_priors, compute_track_record
 from engine.twins import EmptyFilter, TwinModel, common_seed, population_id
@@ -56,6 +55,8 @@ from streams.simulation.computation import (
     simulate_population,
     sum_recipe,
 )
+from streams.simulation.experiment_reach import ExperimentReach
+from streams.simulation.line_turns import LineTurns
 from streams.simulation.twin_cache import TwinCache
 
 __all__ = ["DEFAULT_TWIN_COUNT", "Simulator", "cancelled", "completed", "failed", "recipe_of", "rejected"]
@@ -79,6 +80,9 @@ class Simulator:
         models: loads a model by its id.
         deadline_s: seconds for one computation, without what it loads before; None for no limit.
         cache_bytes: of twins that are kept for the next requests about them.
+
+    Attributes:
+        turns: of the lines whose effects are updated.
     """
 
     def __init__(self, pool: Pool, models: ModelLoader, *, deadline_s: float | None = None, cache_bytes: int = 0) -> None:
@@ -87,6 +91,8 @@ class Simulator:
         self._deadline_s = deadline_s
         self._repository = TwinRepository(pool=pool)
         self._cache = TwinCache(cache_bytes)
+        self._reach = ExperimentReach()
+        self.turns = LineTurns()
         self._calibrated: LRUCache[tuple[str, int], Mapping[str, EffectPrior]] = LRUCache(maxsize=_VERSIONS_IN_MEMORY)
 
     async def pin(self, request: SimulationRequest) -> Pins:
@@ -160,7 +166,7 @@ class Simulator:
         model = await self._models.load(champion)
         try:
             require_features(model.card, experiment.filters)
-            return await asyncio.to_thread(_reach, model, experiment)
+            return await asyncio.to_thread(self._reach.compute, model, experiment)
         except (EmptyFilter, MissingFeature) as error:
             LOG.warning("experiment %s counts as one on average people: %s", experiment.experiment_id, error)
             return None
@@ -280,11 +286,6 @@ def recipe_of(request: SimulationRequest, champion: UUID) -> Recipe:
     count, filters = request.twin_count or DEFAULT_TWIN_COUNT, canonical_filters(request.twin_type, request.filters)
     seed = common_seed(champion, request.twin_type, filters) if request.seed is None else request.seed
     return Recipe(population_id(champion, request.twin_type, count, filters, seed), count, seed, filters)
-
-
-def _reach(model: TwinModel, experiment: ExperimentResult) -> Reach:
-    engine = SimulationEngine(model.generate(DEFAULT_TWIN_COUNT, experiment.filters))
-    return engine.reach(experiment.intervention, subgroups=[(group.dimension, group.level) for group in experiment.subgroups])
 
 
 def _simulated_twins(
