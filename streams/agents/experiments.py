@@ -47,13 +47,14 @@ def attach(app: TwinApp, services: Services) -> None:
 
     async def experiments(results: Any) -> None:
         """Process result after result of each partition."""
-        await process_slices(app, results, partial(RefusalSlice, app, partial(_process, app, services), _KINDS), _KINDS)
+        process = partial(_process, app, services)
+        await process_slices(app, results, partial(RefusalSlice, app, process, _KINDS), _KINDS, group_of=_line_of)
 
     start_refusal_counters(topic_of(ExperimentResult), _KINDS.values())
     app.agent(app.batch_topic(topic_of(ExperimentResult)), name="experiments", concurrency=1)(experiments)
 
     async def renew_priors() -> None:
-        await _renew(app)
+        await _renew(app, services)
 
     async def announce_choices() -> None:
         """Publish the choices that a command has stored and could not publish."""
@@ -68,7 +69,15 @@ def attach(app: TwinApp, services: Services) -> None:
     app.task(tell_unusable)
 
 
-async def _renew(app: TwinApp) -> None:
+def _line_of(record: KafkaRecord) -> str | None:
+    """The line of a result, None where it cannot be read."""
+    try:
+        return ExperimentResult.model_validate_json(record.value or b"").line
+    except ValueError:
+        return None
+
+
+async def _renew(app: TwinApp, services: Services) -> None:
     """Compute the priors of an older method again, once.
 
     One that cannot be computed keeps no other from it, and is tried again at the next interval.
@@ -76,7 +85,9 @@ async def _renew(app: TwinApp) -> None:
     failures = []
     for line, intervention in await outdated_priors(app.pool, EFFECTS_METHOD):
         try:
-            await _publish_new(app, await renew_prior(app.pool, line, intervention, calibrated_prior, EFFECTS_METHOD))
+            async with services.simulator.turns.of(line):
+                effects = await renew_prior(app.pool, line, intervention, calibrated_prior, EFFECTS_METHOD)
+            await _publish_new(app, effects)
         except Exception as error:
             if is_waited_for(error):
                 raise
@@ -108,7 +119,8 @@ async def _publish_new(app: TwinApp, effects: EffectsEvent) -> None:
 async def _process(app: TwinApp, services: Services, record: KafkaRecord) -> None:
     experiment = ExperimentResult.model_validate_json(require_clear(record.value))
     require_observed(experiment, utc_time(record.timestamp), app.settings.skew_s)
-    effects = await update_effects(app.pool, services.simulator, experiment)
+    async with services.simulator.turns.of(experiment.line):
+        effects = await update_effects(app.pool, services.simulator, experiment)
     prior = effects.prior
     await _publish_new(app, effects)
     for warning in effects.warnings:

@@ -153,6 +153,7 @@ class _OutcomesAgent:
             await previous.wait()
         async for result in self._isolation.ingest(batch):
             await self._publish(result)
+            self._app.finished[batch.partition] += 1
             last = result
         stored.set()
         self._advance(batch, last)

@@ -12,6 +12,7 @@ from sql.database import Connection, Pool, transaction
 from sql.dead_letter_store import RefusedRecord
 from sql.park_store import complete_park_requests, record_state
 from sql.source_position_store import Position, add_gaps, advance_position, lock_position
+from streams.ingestion.batch_threads import is_small
 from streams.ingestion.outcome_batch import tracking_ids
 from streams.ingestion.pipeline import OutcomePipeline
 from streams.ingestion.rows import IngestResult, missing_offsets, position_after
@@ -39,11 +40,16 @@ class BatchSteps:
         self._pool = pool
         self._pipeline = pipeline
         self._connections = connections
+        self._small_parts = asyncio.Semaphore(1)
 
     async def ingest(self, batch: PollBatch) -> IngestResult:
-        """Take a batch through the pipeline; a repetition changes nothing."""
+        """Take a batch through the pipeline; a repetition changes nothing.
+
+        Small parts, of which a batch that is taken apart has many, do not queue behind the large batches of other partitions for
+        each: they have a connection and a thread of their own.
+        """
         scored = await self._pipeline.score(await self._pipeline.decode(batch))
-        async with self._connections:
+        async with self._small_parts if is_small(batch) else self._connections:
             return await self._pipeline.store(scored)
 
     async def rehearse(self, batch: PollBatch) -> None:

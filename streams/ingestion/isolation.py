@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Protocol
 
 from streams.errors import PartitionError, describe_error
@@ -95,10 +95,26 @@ class RecordIsolation:
         self._parking.unblock(batch.partition)
 
     def _without_suspects_together(self, batch: PollBatch) -> list[_Part]:
-        """The batch in parts in which each record that may be why the role ends stands alone."""
-        index = {record.offset: number for number, record in enumerate(batch.records)}
-        suspects = [index[offset] for offset in self._parking.suspected(batch.partition, index)]
-        return _Part(batch).cut(*sorted({end for number in suspects for end in (number, number + 1)}))
+        """The batch in parts in which the records that may be why the role ends stand apart, few together or each alone."""
+        offsets = [record.offset for record in batch.records]
+        suspects = set(self._parking.suspected(batch.partition, offsets))
+        ends: list[int] = []
+        first = 0
+        while first < len(offsets):
+            size = self._size_of_part(batch.partition, offsets[first:], suspects)
+            first += size
+            ends.append(first)
+        return _Part(batch).cut(*ends[:-1])
+
+    def _size_of_part(self, partition: int, offsets: Sequence[int], suspects: set[int]) -> int:
+        """Number of the next records that are alike, suspected or not, and may be processed together."""
+        if offsets[0] not in suspects:
+            return next((number for number, offset in enumerate(offsets) if offset in suspects), len(offsets))
+        most = self._parking.suspects_together(partition, offsets[0])
+        alike = takewhile(
+            lambda offset: offset in suspects and self._parking.suspects_together(partition, offset) == most, offsets[:most]
+        )
+        return len([*alike])
 
     async def _ingest_or_park(self, part: _Part, behind: Sequence[PollBatch]) -> IngestResult:
         """Try a part until it is stored, or parked if it is a single record that failed often enough.

@@ -8,12 +8,9 @@ and storing are one transaction for each batch (rule 1). The rules are those of 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from collections.abc import Mapping
 from copy import copy, deepcopy
-from typing import Self, TypeVar
+from typing import Self
 
 import asyncpg
 import numpy as np
@@ -29,6 +26,7 @@ from sql.segment_store import DEFAULT_SEGMENT_LIMITS, SegmentLimits
 from sql.source_position_store import Position, add_gaps, advance_position, lock_position
 from streams.bounds import DEFAULT_BOUNDS, BoundSettings
 from streams.ingestion import decoding, revisions, rows, scoring
+from streams.ingestion.batch_threads import BatchThreads
 from streams.ingestion.feature_names import count_features
 from streams.ingestion.line_locks import LinesChanged, LinesMissing, lock_lines
 from streams.ingestion.outcome_batch import DecodedBatch
@@ -41,7 +39,6 @@ from streams.kafka.batch_consumer import PollBatch
 
 __all__ = ["OutcomePipeline"]
 
-Result = TypeVar("Result")
 _MAX_HEAD_RACES = 100
 
 
@@ -72,7 +69,7 @@ class OutcomePipeline:
         self._restatement_s = restatement_s
         self._max_characters = limits.characters
         self._segment_bound = SegmentBound(limits.values)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ingestion")  # Python computes in one thread at a time
+        self._threads = BatchThreads()
 
     def inside(self, connection: Connection) -> Self:
         """The same pipeline inside of a transaction, which decides whether anything is stored."""
@@ -86,12 +83,12 @@ class OutcomePipeline:
 
     async def decode(self, batch: PollBatch) -> DecodedBatch:
         """Decode a batch, outside of the event loop."""
-        return await self._compute(lambda: decoding.decode(batch, self._skew_s, self._bounds))
+        return await self._threads.compute(batch, lambda: decoding.decode(batch, self._skew_s, self._bounds))
 
     async def score(self, decoded: DecodedBatch) -> ScoredBatch:
         """Score a batch by the champions of now, outside of the event loop."""
         context = await self._contexts.load(decoded.outcomes, retries_failed=rows.has_replay(decoded.batch))
-        return await self._compute(lambda: scoring.score(decoded, context, self._max_characters))
+        return await self._threads.compute(decoded.batch, lambda: scoring.score(decoded, context, self._max_characters))
 
     async def store(self, scored: ScoredBatch) -> IngestResult:
         """Resolve and store the batch that is next in its source, in one transaction (rule 1).
@@ -195,6 +192,3 @@ class OutcomePipeline:
             feature_counts=counts,
             outliers=rows.outlying_events(scored, resolved),
         )
-
-    async def _compute(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -53,6 +54,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         batch_topics: topics whose records are delivered in poll batches.
         batch_records: most records of a batch.
         parking: which records are parked instead of processed, and which partitions wait.
+        finished: how often a record or a part of a batch was finished, by partition: offsets move only at the end of a batch.
         find_start_offsets: finds where reading those topics starts; by default at the committed offsets of the consumer group.
         pool: connections to Postgres, open while the app runs.
         beside_start: what begins as soon as the pool is open, beside the rest of the start.
@@ -77,6 +79,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.beside_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.restoring: str | None = None
         start_at_zero(TASK_FAILURES, role=[role], task=["dead letters"])
+        self.finished: Counter[int] = Counter()
         self.parking = Parking(settings.park_attempts, READ_TOPICS[role])
         self._topic_restarts = WATCHED_TOPICS.restarts(READ_TOPICS[role])
         self._crash_task: asyncio.Task[None] | None = None

@@ -44,6 +44,7 @@ __all__ = [
 T = TypeVar("T")
 
 _FINISH_S = 5.0  # for what is in work before a rebalance
+_LOOK_S = 0.02  # between two looks whether it is finished
 _HELD_S = 0.1  # between two looks whether a partition may be polled again
 _REFUSED_S = 1.0  # until a poll for which a permission is missing is tried again
 _END_OFFSETS_S = 2.0  # for the broker to state where partitions end
@@ -181,17 +182,26 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
     async def wait_empty(self) -> None:
         """Wait for what is in work before a rebalance or a stop, but not for what waits itself: it is delivered again.
 
-        A partition that waits, for an outage or because its records fail, must not keep the group from rebalancing.
+        A partition that waits, for an outage or because its records fail, must not keep the group from rebalancing; neither must
+        one with much work in hand. Faust's own wait has no limit, and a cancellation does not end it.
         """
         if self.lanes is not None:
             self._unacked_messages.difference_update([event.message for event in self.lanes.drop_waiting()])
-        try:
-            async with asyncio.timeout(_FINISH_S):
-                await super().wait_empty()
-        except TimeoutError:
+        if not await self._finishes_within(_FINISH_S):
             self.log.warning("what is in work takes longer than %s s: it is delivered again", _FINISH_S)
             if self.lanes is not None:
                 self.lanes.cancel()
+        await self.commit_and_end_transactions()
+        self._unacked_messages.clear()
+
+    async def _finishes_within(self, seconds: float) -> bool:
+        """Whether all that is in work is acknowledged in time."""
+        end = time.monotonic() + seconds
+        while any(not message.acked for message in self._unacked_messages):
+            if time.monotonic() >= end:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True
 
     async def perform_seek(self) -> None:
         """Seek to the offset where reading each partition starts, and read what is not to be processed from there on."""

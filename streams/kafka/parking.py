@@ -40,7 +40,9 @@ FIRST_OFFSET_HEADER = "twin_first_offset"
 """Header of a record that stands for a batch that cannot be read: the first of its offsets that were not read."""
 
 _MAX_FAILURES, _KNOWN_FAILURE_S = 1000, 60.0
-_SUSPECTED_ENDS = 2  # of the role, after which what was in work each time is processed alone
+_SUSPECTED_ENDS = 2  # of the role, after which what was in work each time is processed apart from the rest
+_SUSPECTS_TOGETHER = {1: 1, 2: 25}  # how many are processed at once, by the number of ends after which they would be parked
+_MOST_SUSPECTS_TOGETHER = 500
 
 
 class ParkRequested(Exception):
@@ -171,11 +173,24 @@ class Parking:
         """How often the role ended while this record was in work."""
         return sum(work.partition == partition and work.first_offset <= offset <= work.last_offset for work in self._interrupted)
 
-    def suspected(self, partition: int, offsets: Iterable[int]) -> list[int]:
-        """Those of the offsets whose records may be why the role ends, so that each is to be processed alone."""
-        if not self._interrupted:
+    def suspected(self, partition: int, offsets: Sequence[int]) -> list[int]:
+        """Those of the ascending offsets whose records may be why the role ends, so that they are processed apart from the rest."""
+        near = [
+            work
+            for work in self._interrupted
+            if work.partition == partition and work.first_offset <= offsets[-1] and work.last_offset >= offsets[0]
+        ]
+        if len(near) < _SUSPECTED_ENDS:
             return []
         return [offset for offset in offsets if self.ends_with(partition, offset) >= _SUSPECTED_ENDS]
+
+    def suspects_together(self, partition: int, offset: int) -> int:
+        """How many suspected records are processed at once where this is the first of them.
+
+        A role that was killed from outside while much was in work leaves thousands, and each alone would take long. With each end
+        fewer are left, as only those in work are suspected more; at the last one before a record is parked it was in work alone.
+        """
+        return _SUSPECTS_TOGETHER.get(self._attempts - self.ends_with(partition, offset), _MOST_SUSPECTS_TOGETHER)
 
     @asynccontextmanager
     async def in_work(self, partition: int, offsets: Sequence[int]) -> AsyncIterator[None]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -142,7 +143,11 @@ def expected_errors(kinds: Iterable[type[Exception]]) -> tuple[type[Exception], 
 
 
 async def process_slices(
-    app: TwinApp, batches: Any, open_slice: Callable[[], RecordSlice], kinds: Iterable[type[Exception]]
+    app: TwinApp,
+    batches: Any,
+    open_slice: Callable[[], RecordSlice],
+    kinds: Iterable[type[Exception]],
+    group_of: Callable[[KafkaRecord], object] | None = None,
 ) -> None:
     """Process the records of a stream of batches, each batch as a slice of its own, for as long as the app runs.
 
@@ -151,26 +156,85 @@ async def process_slices(
         batches: the stream of an agent.
         open_slice: makes the slice of a batch.
         kinds: errors of a record that are not tried again.
+        group_of: of a record: those of a group are processed in their order, and several groups side by side, also those of the
+            next slices. By default all of a partition are one group.
     """
     expected = expected_errors(kinds)
+    turns = _GroupTurns()
 
     async def process(batch: PollBatch) -> None:
+        all_records = list(in_seconds(batch.records))
+        with turns.join(all_records, group_of or _one_group) as groups:  # before anything is awaited, in the order of the batches
+            await process_slice(batch, all_records, groups)
+
+    async def process_slice(batch: PollBatch, all_records: Sequence[KafkaRecord], groups: Sequence[_Group]) -> None:
         records = open_slice()
         catalogue = await retry_transient(app.newest_catalogue, part="postgres", waits_for=any_error)
-        all_records = list(in_seconds(batch.records))
         if all(_is_ordinary(app, record) for record in all_records):
             offsets = [record.offset for record in all_records]
             async with app.parking.in_work(batch.partition, offsets):
                 with track_unfinished(app), in_effect(catalogue):
                     await _prepare(records, all_records)
-        for record in all_records:
-            work = partial(_check_and_process, app, records, record)
-            await process_record(app, record, work, records.refuse, expected, catalogue)
-            await asyncio.sleep(0)  # the other partitions have their turn, also when no record waits for anything
+
+        async def process_group(group: _Group) -> None:
+            if group.earlier is not None:
+                await group.earlier.wait()
+            for record in group.records:
+                work = partial(_check_and_process, app, records, record)
+                await process_record(app, record, work, records.refuse, expected, catalogue)
+                await asyncio.sleep(0)  # the other partitions have their turn, also when no record waits for anything
+            turns.leave(group)
+
+        async with asyncio.TaskGroup() as tasks:
+            for group in groups:
+                tasks.create_task(process_group(group))
         with track_unfinished(app):
             await retry_transient(records.store, part="postgres", waits_for=any_error)
 
-    await process_in_lanes(app, batches, process)
+    await process_in_lanes(app, batches, process, side_by_side=group_of is not None)
+
+
+def _one_group(record: KafkaRecord) -> object:
+    return record.partition
+
+
+@dataclass(eq=False)
+class _Group:
+    """Records that are processed after those of an earlier slice with the same key."""
+
+    key: object
+    earlier: asyncio.Event | None
+    records: list[KafkaRecord] = field(default_factory=list)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class _GroupTurns:
+    """The last group of each key that is not processed yet."""
+
+    def __init__(self) -> None:
+        self._last: dict[object, _Group] = {}
+
+    @contextmanager
+    def join(self, records: Sequence[KafkaRecord], group_of: Callable[[KafkaRecord], object]) -> Iterator[list[_Group]]:
+        """The groups of a slice, each behind the one before it; whatever ends the block, those behind them go on."""
+        groups: dict[object, _Group] = {}
+        for record in records:
+            key = record.partition, group_of(record)
+            if key not in groups:
+                before = self._last.get(key)
+                groups[key] = self._last[key] = _Group(key, before.done if before is not None else None)
+            groups[key].records.append(record)
+        try:
+            yield [*groups.values()]
+        finally:
+            for group in groups.values():
+                self.leave(group)
+
+    def leave(self, group: _Group) -> None:
+        """Let the group behind this one go on."""
+        group.done.set()
+        if self._last.get(group.key) is group:
+            del self._last[group.key]
 
 
 async def _prepare(records: RecordSlice, all_records: Sequence[KafkaRecord]) -> None:
@@ -197,18 +261,21 @@ async def _check_and_process(app: TwinApp, records: RecordSlice, record: KafkaRe
     await records.process(record)
 
 
-async def process_in_lanes(app: TwinApp, batches: Any, process: Callable[[PollBatch], Awaitable[None]]) -> None:
+async def process_in_lanes(
+    app: TwinApp, batches: Any, process: Callable[[PollBatch], Awaitable[None]], *, side_by_side: bool = False
+) -> None:
     """Process the batches of each partition one after another and the partitions side by side, and acknowledge each batch.
 
     Args:
         app: app of the role.
         batches: the stream of an agent.
         process: processes a batch to its end; it raises nothing.
+        side_by_side: whether ``process`` takes care of the order itself, so that a few batches of a partition are begun at once.
     """
     stream = batches.noack()
 
     async def process_in_turn(event: Any, previous: asyncio.Event | None, processed: asyncio.Event) -> None:
-        if previous is not None:
+        if previous is not None and not side_by_side:
             await previous.wait()
         await process(event.value)
         processed.set()
@@ -250,6 +317,7 @@ async def process_record(
     attempts = app.parking.attempts_for
     async with app.parking.in_work(record.partition, [record.offset]):
         await process_event(app, check_and_work, refuse_record, attempts=attempts, expected=expected, catalogue=catalogue)
+    app.finished[record.partition] += 1
 
 
 def in_seconds(records: Sequence[Any]) -> Iterable[KafkaRecord]:

@@ -35,13 +35,13 @@ _RESUMED_S = 5.0
 
 @dataclass(frozen=True)
 class _Partition:
-    """Position and waiting records of a partition, and for how long records have waited while the position stood still.
+    """Progress and waiting records of a partition, and for how long records have waited while nothing of it was finished.
 
     The time of outages does not count, and does not end what was counted: a partition whose own work is what fails would else seem
     to move whenever another one is answered.
     """
 
-    position: int
+    progress: tuple[int, int]  # its position, and how often something behind it was finished
     lag: int
     standstill_s: float = 0.0
 
@@ -129,8 +129,12 @@ class RoleLiveness:
         event_s, poll_s = self._age(oldest_unfinished_s(self._role)), self._age(self._last_poll_s() or 0.0)
         if event_s > self._event_limit_s and not self._blocked_partitions():
             problems.append(f"one event is in work for {event_s:.0f} s, TWIN_EVENT_LIMIT_S is {self._event_limit_s:g}")
-        if poll_s > self._event_limit_s:
-            problems.append(f"Kafka was not polled for {poll_s:.0f} s, TWIN_EVENT_LIMIT_S is {self._event_limit_s:g}")
+        poll_limit_s = limits.session_timeout_s + limits.heartbeat_limit_s  # a rebalance waits for a frozen member of the group
+        if poll_s > poll_limit_s:
+            problems.append(
+                f"Kafka was not polled for {poll_s:.0f} s, TWIN_SESSION_TIMEOUT_S and TWIN_HEARTBEAT_LIMIT_S are {poll_limit_s:g}"
+                " together"
+            )
         if self._thread_silence_s > limits.heartbeat_limit_s:
             silence_s = self._thread_silence_s
             problems.append(
@@ -208,7 +212,8 @@ class RoleLiveness:
             return  # a partition that comes back after a rebalance has not moved by it
         lags, positions = app.consumer.lag(), app.consumer.positions()
         followed = {tp for tp in lags.keys() & positions.keys() if tp.topic in EVENTS}  # changelogs are not read
-        states = {tp: self._next_state(tp, positions[tp], lags[tp], counted_s) for tp in followed}
+        finished = app.finished
+        states = {tp: self._next_state(tp, (positions[tp], finished[tp.partition]), lags[tp], counted_s) for tp in followed}
         for tp in sorted(followed & self._partitions.keys()):
             self._log_standstill(tp, self._partitions[tp].standstill_s, states[tp].standstill_s)
         self._partitions = states
@@ -220,11 +225,11 @@ class RoleLiveness:
         elif now_s <= limit_s < before_s:
             LOG.info("%s %d goes on after %.0f s", tp.topic, tp.partition, before_s)
 
-    def _next_state(self, tp: TP, position: int, lag: int, counted_s: float) -> _Partition:
+    def _next_state(self, tp: TP, progress: tuple[int, int], lag: int, counted_s: float) -> _Partition:
         last = self._partitions.get(tp)
-        if last is None or not last.lag or not lag or position != last.position:
-            return _Partition(position, lag)
-        return _Partition(position, lag, last.standstill_s + counted_s)
+        if last is None or not last.lag or not lag or progress != last.progress:
+            return _Partition(progress, lag)
+        return _Partition(progress, lag, last.standstill_s + counted_s)
 
     def _stalled(self) -> list[str]:
         limit_s = self._settings.progress_limit_s

@@ -170,19 +170,47 @@ async def test_batches_that_are_not_in_work_are_dropped_before_a_rebalance_and_t
 async def test_a_batch_that_waits_keeps_no_rebalance_from_ending(
     service: Service, consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch
 ):
-    async def never(_: Any) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(batch_consumer, "_FINISH_S", 0.01)
-    monkeypatch.setattr(faust_consumer.Consumer, "wait_empty", never)
-    monkeypatch.setattr(consumer, "log", SimpleNamespace(warning=lambda *_: None), raising=False)
-    consumer.lanes = service.lanes
-    monkeypatch.setattr(consumer, "_unacked_messages", set(), raising=False)
+    warnings = before_a_rebalance(consumer, service, monkeypatch, messages=[Message(acked=False)])
     service.stream.add(0, 0)
     await service.settle()
     await consumer.wait_empty()
     await service.settle()
     assert service.in_progress[0] == 0
+    assert warnings == ["what is in work takes longer than %s s: it is delivered again", "committed"]
+
+
+async def test_a_batch_that_finishes_in_time_is_committed_before_the_rebalance(
+    service: Service, consumer: BatchConsumer, monkeypatch: pytest.MonkeyPatch
+):
+    message = Message(acked=False)
+    steps = before_a_rebalance(consumer, service, monkeypatch, messages=[message])
+    asyncio.get_running_loop().call_later(0.01, setattr, message, "acked", True)
+    await consumer.wait_empty()
+    assert steps == ["committed"]
+
+
+class Message:
+    """A batch as Faust counts it."""
+
+    def __init__(self, *, acked: bool) -> None:
+        self.acked = acked
+
+
+def before_a_rebalance(
+    consumer: BatchConsumer, service: Service, monkeypatch: pytest.MonkeyPatch, messages: list[Message]
+) -> list[str]:
+    """Prepare a consumer that has messages in work; returns the list of its warnings and commits."""
+    steps: list[str] = []
+
+    async def commit() -> None:
+        steps.append("committed")
+
+    monkeypatch.setattr(batch_consumer, "_FINISH_S", 0.05)
+    monkeypatch.setattr(consumer, "commit_and_end_transactions", commit, raising=False)
+    monkeypatch.setattr(consumer, "log", SimpleNamespace(warning=lambda text, *_: steps.append(text)), raising=False)
+    monkeypatch.setattr(consumer, "_unacked_messages", set(messages), raising=False)
+    consumer.lanes = service.lanes
+    return steps
 
 
 @pytest.fixture

@@ -70,6 +70,17 @@ def test_what_was_in_work_twice_is_suspected_and_parked_after_as_many_ends_as_at
         parking.check(1, 17)
 
 
+def test_suspects_are_tried_together_fewer_with_each_end_and_alone_before_one_is_parked():
+    parking = Parking(5, "outcome-events")
+    parking._interrupted = [InterruptedWork(1, *work, AT) for work in ((0, 3999), (0, 3999), (500, 999), (525, 549))]
+
+    assert [parking.suspects_together(1, offset) for offset in (0, 500, 525)] == [500, 25, 1]
+    assert after_ends((1, 0, 9), (1, 0, 9)).suspects_together(1, 0) == 25  # 4 attempts
+    parking = Parking(3, "outcome-events")  # the next end would park the record: so it is alone before
+    parking._interrupted = [InterruptedWork(1, 0, 9, AT)] * 2
+    assert parking.suspects_together(1, 0) == 1
+
+
 async def test_suspected_records_are_in_work_one_after_another_and_the_others_meanwhile():
     parking = after_ends((0, 1, 1), (0, 1, 1), (1, 2, 2), (1, 2, 2))
     entered: list[int] = []

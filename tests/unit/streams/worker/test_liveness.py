@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -54,6 +55,7 @@ class Role:
             started=True, rebalancing=False, rebalancing_count=1, should_stop=False, restoring=None, consumer=self.consumer
         )
         self.app.parking = SimpleNamespace(blocked={})
+        self.app.finished = Counter()
         self.liveness.observe(self.app)
 
     def run(self, seconds: float, *, polls: bool = True) -> None:
@@ -164,8 +166,12 @@ def test_a_consumer_thread_that_answers_late_does_not_hang(role: Role):
 
 def test_a_role_that_polls_no_more_hangs(role: Role):
     role.run(1)
-    role.run(901, polls=False)
-    assert role.liveness.live_problems() == ["Kafka was not polled for 901 s, TWIN_EVENT_LIMIT_S is 900"]
+    role.run(35, polls=False)
+    assert role.liveness.live_problems() == []
+    role.run(1, polls=False)
+    assert role.liveness.live_problems() == [
+        "Kafka was not polled for 36 s, TWIN_SESSION_TIMEOUT_S and TWIN_HEARTBEAT_LIMIT_S are 35 together"
+    ]
 
 
 def test_a_role_that_stops_for_too_long_hangs_and_is_not_ready(role: Role):
@@ -259,3 +265,13 @@ def test_no_progress_during_an_outage_is_explained_by_the_outage(role: Role):
     assert len(role.liveness.ready_problems()) == 1
     role.outages.recover("probe")
     assert role.liveness.ready_problems() == []
+
+
+def test_what_is_finished_inside_of_a_batch_is_progress_though_its_offset_moves_only_at_its_end(role: Role):
+    role.consumer.offsets, role.consumer.ends = {TP0: 7}, {TP0: 400}
+    for _ in range(20):
+        role.run(20)
+        role.app.finished[0] += 1
+    assert role.liveness.ready_problems() == []
+    role.run(122)
+    assert role.liveness.ready_problems() == ["outcome-events 0: 393 records wait, and none was finished for 121 s"]
