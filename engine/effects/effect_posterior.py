@@ -327,8 +327,8 @@ class _Content:
         self.components, self.observations = components, observations
         self._bytes = tuple((array.shape, array.tobytes()) for array in (*components, *observations))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Content) and self._bytes == other._bytes
+    def __eq__(self, content: object) -> bool:
+        return isinstance(content, _Content) and self._bytes == content._bytes
 
     def __hash__(self) -> int:
         return hash(self._bytes)

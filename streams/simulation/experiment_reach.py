@@ -35,14 +35,14 @@ class ExperimentReach:
         Raises:
             EmptyFilter: when no real row satisfies them.
         """
-        of = model.card.model_id, catalogue_in_effect().sha256
+        version = model.card.model_id, catalogue_in_effect().sha256
         design = experiment.model_dump_json(include={"intervention", "filters", "subgroups"})
         with self._lock:
-            if (reach := self._reaches.get((*of, design))) is not None:
+            if (reach := self._reaches.get((*version, design))) is not None:
                 return reach
             filters = experiment.model_dump_json(include={"filters"})
-            if (engine := self._engines.get((*of, filters))) is None:
-                engine = self._engines[*of, filters] = SimulationEngine(model.generate(REACH_TWINS, experiment.filters))
+            if (engine := self._engines.get((*version, filters))) is None:
+                engine = self._engines[*version, filters] = SimulationEngine(model.generate(REACH_TWINS, experiment.filters))
             groups = [(group.dimension, group.level) for group in experiment.subgroups]
-            reach = self._reaches[*of, design] = engine.reach(experiment.intervention, subgroups=groups)
+            reach = self._reaches[*version, design] = engine.reach(experiment.intervention, subgroups=groups)
         return reach
