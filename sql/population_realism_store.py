@@ -42,8 +42,12 @@ class FilterRealism(NamedTuple):
 
 
 _NEXT = """
-SELECT model_id, filters_applied FROM twin_populations
+SELECT model_id, filters_applied FROM twin_populations p
 WHERE realism IS NULL AND unassessed IS NULL AND (expires_at IS NULL OR expires_at > now())
+  AND NOT (
+      EXISTS (SELECT FROM simulation_runs r WHERE r.population_id = p.population_id)
+      AND NOT EXISTS (SELECT FROM simulation_runs r WHERE r.population_id = p.population_id AND r.status <> 'rejected')
+  )
 ORDER BY created_at DESC LIMIT 1"""
 
 _EQUAL = "model_id = $1 AND md5(filters_applied::text) = md5(($2::jsonb)::text)"
@@ -64,7 +68,10 @@ ORDER BY created_at DESC LIMIT $2"""
 
 
 async def next_to_assess(database: Database) -> FilteredModel | None:
-    """Model and filters of the newest population whose realism is not known; None when there is none."""
+    """Model and filters of the newest population whose realism is not known; None when there is none.
+
+    Populations that only rejected simulations made, as versions before this one stored them, are left out.
+    """
     row = await database.fetchrow(_NEXT)
     return None if row is None else FilteredModel(row["model_id"], row["filters_applied"])
 

@@ -86,7 +86,9 @@ TABLES: Mapping[str, str] = {
     "segment_values": "INSERT, UPDATE (followed)",
     "simulation_lanes": "UPDATE (reached)",
     "simulation_queue": "INSERT, UPDATE (holder, heartbeat_at, tries, fence, due_at, cancelled_at), DELETE",
-    "simulation_runs": "INSERT, UPDATE (status, results, recommendation, recommendation_reason, error_message, completed_at)",
+    "simulation_runs": (
+        "INSERT, UPDATE (status, results, recommendation, recommendation_reason, error_message, completed_at, population_id)"
+    ),
     "simulation_shards": "INSERT, UPDATE (sums, failure, holder, heartbeat_at, tries, fence, due_at), DELETE",
     "source_gaps": "INSERT",
     "source_positions": "INSERT, UPDATE (last_offset, last_time, last_digest, elements, watermark, read_to_end_at)",

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from schemas.events import SimulationAnswer
 from sql.database import Database, transaction
+from sql.rejected_populations import drop_rejected_populations
 from sql.simulation_store import NewAnswer, answer_values, find_runs, read_answers, without_erased
 
 __all__ = [
@@ -312,6 +313,7 @@ async def finish_leased(
     if any(answer.reason for _, answer in answers):  # it may name a person
         async with transaction(database) as connection:
             stored = await _finish(connection, leases, await without_erased(connection, new))
+            await drop_rejected_populations(connection, [lease.simulation_id for lease in leases])
     else:
         stored = await _finish(database, leases, new)
     return [stored.get(lease.simulation_id) or LostSimulationLease(lease) for lease in leases]

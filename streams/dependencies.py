@@ -143,13 +143,11 @@ class DependencyMonitor:
             has_stalled = monotonic() - start_s > self._timeout_s + _STALL_S
             if error is None:
                 failures = 0
-                DEPENDENCY_UP.labels(part=part).set(1)
                 self._outages.recover((part, id(self)))
             elif not has_stalled:  # else this process did not run, and the part may answer
                 failures += 1
                 self._outages.record_failure(part, (part, id(self)), error, threshold=_OUTAGE_FAILURES)
-                if failures >= _OUTAGE_FAILURES:
-                    DEPENDENCY_UP.labels(part=part).set(0)
+            DEPENDENCY_UP.labels(part=part).set(not self._outages.has(part))
             await asyncio.sleep(min(_PAUSE_AFTER_FAILURE_S, self._interval_s) if failures else self._interval_s)
 
     def _renew_connection(self, part: str, probe: PartProbe) -> None:

@@ -226,7 +226,7 @@ OUTAGES = _counter(
 start_at_zero(OUTAGES, part=PARTS)
 DEPENDENCY_UP = _gauge(
     "twin_dependency_up",
-    "1 while a part answers the probes of this role, 0 while it does not. 0: bring the part back; the role goes on by itself.",
+    "1 while a part answers this role, 0 while it is out, as /ready says. 0: bring the part back; the role goes on by itself.",
     "part",
 )
 ROLE_READY = _gauge("twin_role_ready", "1 while a role processes events. 0: its /ready names the reason.", "role")

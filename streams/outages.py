@@ -11,7 +11,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable
+import traceback
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -19,11 +20,19 @@ import asyncpg
 from aiokafka.errors import KafkaError
 
 from streams.errors import describe_error, setting_of
+from streams.metrics import DEPENDENCY_UP
 from streams.metrics import OUTAGES as FAILED_ATTEMPTS
 
 __all__ = ["OUTAGES", "Outage", "Outages", "part_of"]
 
 LOG = logging.getLogger(__name__)
+
+_PARTS = {
+    **dict.fromkeys(("asyncpg",), "postgres"),
+    **dict.fromkeys(("aiokafka", "faust", "mode"), "kafka"),
+    **dict.fromkeys(("mlflow", "requests", "urllib3", "sqlalchemy"), "mlflow"),  # whose own database is a part of it
+}
+"""The part that each client package is of."""
 REMINDER_S = 60.0
 _MAX_CHARACTERS = 400
 
@@ -109,6 +118,7 @@ class Outages:
         outage = self._outages.pop(state.part, None)
         if outage is not None:
             self._ended_s = self._clock()
+            DEPENDENCY_UP.labels(part=outage.part).set(1)
             LOG.info(
                 "%s answers again after %.1f s; %d attempts failed", outage.part, self._ended_s - outage.start_s, outage.failures
             )
@@ -125,6 +135,16 @@ class Outages:
         outage = self._outages.get(part)
         return outage is not None and not outage.is_lock
 
+    def has(self, part: str) -> bool:
+        """Whether a part is out or grants no lock now: while it is, the role is not ready."""
+        return part in self._outages
+
+    def likely_part(self, part: str) -> str:
+        """The part that an attempt at ``part`` failed for, by an error of any: another one where only others are out."""
+        if part in self._outages or not self._outages:
+            return part
+        return self.current()[0].part
+
     def steady_s(self) -> float:
         """Seconds since the last outage ended: 0 while one lasts, infinite when there was none."""
         return 0.0 if self._outages else self._clock() - self._ended_s
@@ -133,6 +153,7 @@ class Outages:
         since = datetime.fromtimestamp(time.time() - (now - state.start_s), UTC)
         outage = Outage(state.part, since, state.start_s, state.failures, _one_line(error), now, _is_lock(error))
         self._outages[state.part] = outage
+        DEPENDENCY_UP.labels(part=state.part).set(0)
         LOG.warning(
             "%s %s (%s): %d attempts failed; what needs it waits and is tried again until it answers",
             outage.part,
@@ -161,10 +182,22 @@ def part_of(error: BaseException, default: str) -> str:
         return "postgres"
     if isinstance(error, KafkaError):
         return "kafka"
-    package = type(error).__module__.partition(".")[0]
-    if package in ("mlflow", "requests", "urllib3"):
-        return "mlflow"
-    return "kafka" if package in ("faust", "mode") else default
+    packages = (type(error).__module__, *_modules_of(error))
+    return next((_PARTS[package] for module in packages if (package := module.partition(".")[0]) in _PARTS), default)
+
+
+def _modules_of(error: BaseException) -> Iterator[str]:
+    """The modules that an error and its causes came through, those that raised it first.
+
+    A refused or timed out connection is an error of the operating system: only where it was raised tells whose it is.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
+        yield from (str(frame.f_globals.get("__name__", "")) for frame in reversed(frames))
+        cause = cause.__cause__ or cause.__context__
 
 
 def _is_lock(error: BaseException) -> bool:

@@ -111,7 +111,7 @@ async def _attempt(action: Callable[[], Awaitable[T]], part: str, waits_for: Wai
 def _record_failure(error: Exception, part: str, witness: object) -> None:
     """Record a failed attempt that is waited for; one about a record or a partition is no outage."""
     if subject_of(error) in (Subject.DEPENDENCY, Subject.CONFIGURATION):
-        OUTAGES.record_failure(part_of(error, part), witness, error, threshold=_OUTAGE_ATTEMPTS)
+        OUTAGES.record_failure(part_of(error, OUTAGES.likely_part(part)), witness, error, threshold=_OUTAGE_ATTEMPTS)
     else:
         LOG.warning("the work fails and is tried again: %s: %s", type(error).__name__, describe_error(error))
 

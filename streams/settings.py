@@ -103,7 +103,7 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     max_segment_values: int = Field(default=200, ge=1)
     max_segment_characters: int = Field(default=100, ge=1, le=500)
     model_cache_size: int = Field(default=8, ge=1)
-    heartbeat_limit_s: float = Field(default=15.0, ge=3)
+    heartbeat_limit_s: float = Field(default=8.0, ge=3)
     event_limit_s: float = Field(default=900.0, gt=0)
     progress_limit_s: float = Field(default=120.0, gt=0)
     stop_limit_s: float = Field(default=12.0, gt=0)

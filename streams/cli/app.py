@@ -194,6 +194,7 @@ add_lazy_commands(
     "streams.cli.dead_letters",
     {
         "list": "List the newest refused records, and count them by kind.",
+        "scan": "Refuse what others wrote on topics that only the service writes.",
         "show": "Show everything about the refused record ID.",
         "park": "Store a record as refused instead of processing it.",
         "replay": "Publish refused records again, corrected or unchanged.",

@@ -107,6 +107,24 @@ def _shorten(text: str) -> str:
     return text if len(text) <= _MAX_REASON_CHARACTERS else f"{text[: _MAX_REASON_CHARACTERS - 3]}..."
 
 
+@app.command(epilog=examples("twinstream dlq scan", "twinstream dlq scan --topic model-events"))
+def scan(topic: TopicOption = None, as_json: JsonOption = False) -> None:
+    """Refuse what others wrote on topics that only the service writes.
+
+    Topics that a role reads are validated by that role; this command reads the others to their end. What it refuses is listed by
+    its offset like any refused record, and changes no count.
+    """
+    from schemas.base import require_one_of
+    from streams.operations.foreign_records import OUTPUT_TOPICS, scan_topics
+
+    if topic is not None:
+        require_one_of("topic", topic, OUTPUT_TOPICS)
+    topics = OUTPUT_TOPICS if topic is None else (topic,)
+    counts = with_pool(lambda settings, pool: scan_topics(settings, pool, topics), "kafka")
+    rows = [(row["topic"], f"{row['records']:,}", f"{row['foreign']:,}", f"{row['new']:,}") for row in counts]
+    print_result(counts, lambda: Table(("Topic", "Records", "Foreign", "Refused now"), rows), as_json=as_json)
+
+
 @app.command(epilog=examples("twinstream dlq show 1a2b3c4d", "twinstream dlq show 1a2b3c4d --raw > body.json"))
 def show(
     refusal_id: Annotated[str, typer.Argument(metavar="ID", help="The ID, or its first characters.", show_default=False)],

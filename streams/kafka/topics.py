@@ -91,7 +91,7 @@ READ_TOPICS: Mapping[Role, str] = MappingProxyType(
 _ANY_ROLE_WRITES = (DEAD_LETTERS,)
 _WRITTEN_TOPICS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
     {
-        "simulation": ("simulation-results",),
+        "simulation": ("simulation-results", "simulation-progress"),
         "outcomes": ("fidelity-errors",),
         "fidelity": ("fidelity-windows", "drift-events", "retrain-events"),
         "experiments": ("effect-priors",),

@@ -23,8 +23,11 @@ from aiokafka.partitioner import DefaultPartitioner
 from schemas import FidelityErrors
 from streams.kafka import PARTITIONS, open_consumer, topic_of
 from streams.kafka.app import TwinApp
+from streams.kafka.record_slices import Refusals, in_seconds
 from streams.monitoring.line_state import LineState
+from streams.monitoring.sums_check import ForgedSums
 from streams.monitoring.window_state import SeriesKey, VersionedSums
+from streams.retries import retry_transient
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
@@ -141,7 +144,7 @@ async def _stored_versions(app: TwinApp, tp: TopicPartition) -> _Versions:
         TimeoutError: when Kafka sends no record.
     """
     versions: _Versions = {}
-    ignored = 0
+    ignored: list[ConsumerRecord[bytes, bytes]] = []
     async with open_consumer(app.settings) as consumer:
         consumer.assign([tp])
         end = (await consumer.end_offsets([tp]))[tp]
@@ -151,11 +154,14 @@ async def _stored_versions(app: TwinApp, tp: TopicPartition) -> _Versions:
             if not polled and await consumer.position(tp) < end:
                 raise TimeoutError(f"no record of {tp.topic} arrived for {_POLL_S:g} s")
             started = time.perf_counter()
-            for record in polled.get(tp, ()):
-                ignored += not _apply_record(versions, record)
+            ignored += [record for record in polled.get(tp, ()) if not _apply_record(versions, record)]
             await asyncio.sleep(time.perf_counter() - started)
     if ignored:
-        LOG.warning("%d records of %s:%d were not written by this service and are ignored", ignored, tp.topic, tp.partition)
+        LOG.warning("%d records of %s:%d were not written by this service: they are refused", len(ignored), tp.topic, tp.partition)
+        refusals = Refusals(app, {ForgedSums: "forged"})
+        for record in in_seconds(ignored):
+            refusals.add(record, ForgedSums("it is no sums of a pane that this service has written"))
+        await retry_transient(refusals.store, part="postgres")
     return versions
 
 

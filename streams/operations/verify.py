@@ -13,14 +13,15 @@ from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from pydantic import ValidationError
 
 from schemas import FidelityWindow
 from sql import audit_store
 from sql.dead_letter_store import unsent_refused_before
 from sql.park_store import count_parked, pending_park_requests
+from streams.bounds import BoundSettings
 from streams.kafka import DEAD_LETTERS, count_partitions, open_consumer, topic_of
 from streams.operations.findings import Findings
+from streams.operations.foreign_records import foreign_record
 from streams.operations.recomputation import recompute
 from streams.operations.repair import repair as repair_lagging
 from streams.operations.wait_notices import Notify, WaitNotices, no_notices
@@ -31,6 +32,7 @@ __all__ = ["PATIENCE_S", "VerificationReport", "verify"]
 
 _POLL_S = 1.0
 _LISTED_REFUSALS = 1000
+_LISTED_FOREIGN = 50
 _WINDOWS = topic_of(FidelityWindow)
 
 
@@ -44,6 +46,7 @@ class VerificationReport:
         resent: messages that the repair published again.
         parked: number of parked records and elements, by topic.
         park_requests: positions of records that an operator wants to be parked and no role has read yet.
+        foreign: positions and reasons of records on ``fidelity-windows`` that the service did not write; they change no count.
     """
 
     mismatches: tuple[str, ...]
@@ -51,6 +54,7 @@ class VerificationReport:
     resent: int = 0
     parked: Mapping[str, int] = field(default_factory=dict)
     park_requests: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON."""
@@ -60,6 +64,7 @@ class VerificationReport:
             "resent": self.resent,
             "parked": dict(self.parked),
             "park_requests": list(self.park_requests),
+            "foreign": list(self.foreign),
         }
 
     def format_text(self) -> str:
@@ -67,7 +72,11 @@ class VerificationReport:
         counts = ", ".join(f"{count:,} {name}" for name, count in self.counts.items())
         verdict = f"{n:,} mismatch{'' if n == 1 else 'es'}" if (n := len(self.mismatches)) else "every count agrees"
         resent = [f"{self.resent} messages published again"] if self.resent else []
-        return "\n".join([f"{verdict}: {counts}", *resent, *self._parked_text(), *self.mismatches])
+        return "\n".join([f"{verdict}: {counts}", *resent, *self._parked_text(), *self._foreign_text(), *self.mismatches])
+
+    def _foreign_text(self) -> list[str]:
+        hint = [f"and {n:,} more; twinstream dlq scan refuses them"] if (n := len(self.foreign) - _LISTED_FOREIGN) > 0 else []
+        return [*(f"no message of the service: {text}" for text in self.foreign[:_LISTED_FOREIGN]), *hint]
 
     def _parked_text(self) -> list[str]:
         parked = [f"{count:,} parked on {topic}: twinstream dlq list --kind parked" for topic, count in self.parked.items()]
@@ -98,20 +107,26 @@ async def verify(
     resent = await repair_lagging(settings, windows.lagging_panes(state.panes)) if repair else 0
     notify(f"comparing {len(windows.expected):,} windows with the messages about them")
     notices = WaitNotices(notify, patience_s)
-    await _wait_for_windows(settings, windows, findings, notices)
+    foreign = await _wait_for_windows(settings, windows, notices)
+    findings.counts["foreign messages"] = len(foreign)
     findings.counts["copies of refusals"] = await _check_dead_letters(dsn, state.at, findings, notices)
     async with audit_store.snapshot(dsn) as connection:
         parked, requests = await count_parked(connection), await pending_park_requests(connection)
     positions = tuple(f"{request.topic}:{request.partition}:{request.offset}" for request in requests)
-    return VerificationReport(findings.mismatches(), dict(findings.counts), resent, parked, positions)
+    return VerificationReport(findings.mismatches(), dict(findings.counts), resent, parked, positions, foreign)
 
 
-async def _wait_for_windows(settings: Settings, windows: WindowAudit, findings: Findings, notices: WaitNotices) -> None:
-    """Wait until no window lags any more; those that lag at the deadline are mismatches."""
+async def _wait_for_windows(settings: Settings, windows: WindowAudit, notices: WaitNotices) -> tuple[str, ...]:
+    """Wait until no window lags any more; those that lag at the deadline are mismatches.
+
+    Returns:
+        The records on the topic that are no messages of the service.
+    """
     dsn = settings.read_dsn
+    foreign: list[str] = []
     async with _window_consumer(settings) as consumer:
         while True:
-            findings.counts["unreadable messages"] += await _read_to_end(consumer, windows.on_message)
+            foreign += await _read_to_end(consumer, windows.on_message, settings)
             if not windows.lagging or notices.is_over:
                 break
             notices.update("windows", windows.describe_lag())
@@ -120,6 +135,7 @@ async def _wait_for_windows(settings: Settings, windows: WindowAudit, findings: 
                 async for row in audit_store.snapshots(connection):
                     windows.on_snapshot(row)
     windows.add_lagging_to_findings()
+    return tuple(foreign)
 
 
 async def _check_dead_letters(dsn: str, before: datetime, findings: Findings, notices: WaitNotices) -> int:
@@ -151,17 +167,17 @@ async def _window_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer
         yield consumer
 
 
-async def _read_to_end(consumer: AIOKafkaConsumer, on_message: Callable[[FidelityWindow], None]) -> int:
-    """Read the messages that are on the topic now, and return how many records are none: anybody may have written them."""
-    unreadable = 0
+async def _read_to_end(
+    consumer: AIOKafkaConsumer, on_message: Callable[[FidelityWindow], None], bounds: BoundSettings
+) -> list[str]:
+    """Read the messages that are on the topic now; returns position and reason of each record that is none."""
+    foreign = []
     ends = await consumer.end_offsets(consumer.assignment())
     while any([await consumer.position(tp) < end for tp, end in ends.items()]):
         for records in (await consumer.getmany(timeout_ms=200)).values():
             for record in records:
-                try:
-                    message = FidelityWindow.model_validate_json(record.value or b"")
-                except ValidationError:
-                    unreadable += 1
+                if (refused := foreign_record(record, bounds)) is None:
+                    on_message(FidelityWindow.model_validate_json(record.value))
                 else:
-                    on_message(message)
-    return unreadable
+                    foreign.append(f"{refused.position} ({refused.reason})")
+    return foreign

@@ -91,10 +91,7 @@ class RealismAssessor:
 
 
 def measure_filters(model: TwinModel, filtered: FilteredModel) -> FilterRealism:
-    """The realism of a model's twins with these filters, with the seed of its training; the reason where there is none to measure.
-
-    A simulation whose filters these twins lack was rejected, but its population is stored.
-    """
+    """The realism of a model's twins with these filters, with the seed of its training; the reason where none can be measured."""
     try:
         return FilterRealism(filtered.filters, model.assess(filtered.filters, model.seed))
     except ValueError as error:

@@ -171,13 +171,18 @@ async def test_an_invalid_request_is_rejected_with_the_value_and_the_allowed_one
         assert stored[answer.simulation_id].answer == answer
 
 
-async def test_a_filter_that_no_real_row_satisfies_is_rejected_with_one_that_some_do(service, client, promoted):
+async def test_a_filter_that_no_real_row_satisfies_is_rejected_with_one_that_some_do_and_leaves_no_population(
+    service, client, promoted, pool
+):
     async with service(["simulation"]):
         empty = await client.request(a_request(filters={"specialty": ["astrology"]}))
         narrow = await client.request(a_request(filters={"specialty": ["oncology"], "min_years_experience": 69}))
     assert empty.status is narrow.status is AnswerStatus.REJECTED
     assert "primary_care" in empty.reason
     assert "years_experience" in narrow.reason
+    assert await pool.fetchval("SELECT count(*) FROM twin_populations") == 0
+    runs = await find_runs(pool, [empty.simulation_id, narrow.simulation_id])
+    assert [run.answer for run in runs.values()] in ([empty, narrow], [narrow, empty])
 
 
 async def test_a_line_without_a_champion_is_rejected_by_name(service, client, promoted):

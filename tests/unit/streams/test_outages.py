@@ -122,6 +122,52 @@ def test_an_error_names_the_part_whose_client_raised_it(error: Exception, part: 
     assert part_of(error, "default") == part
 
 
+def raised(error: Exception, package: str) -> Exception:
+    """The error as it is caught when code of a package raised it."""
+    names = {"__name__": f"{package}.connection", "error": error}
+    try:
+        exec("def connect():\n    raise error", names)  # a frame of that package
+        names["connect"]()  # type: ignore[operator]  # defined in the line above
+    except Exception as caught:  # noqa: BLE001  # what is tested
+        return caught
+    raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize(
+    ("package", "part"), [("asyncpg", "postgres"), ("aiokafka", "kafka"), ("urllib3", "mlflow"), ("json", "?")]
+)
+@pytest.mark.parametrize("error", [ConnectionRefusedError, TimeoutError, OSError])
+def test_an_error_of_the_operating_system_is_of_the_part_whose_client_it_was_raised_in(
+    error: type[Exception], package: str, part: str
+):
+    caught = raised(error("no answer"), package)
+    assert part_of(caught, "?") == part
+    wrapped = RuntimeError("wrapped")
+    wrapped.__cause__ = caught
+    assert part_of(wrapped, "?") == part
+
+
+def test_an_attempt_that_any_part_may_fail_is_that_of_the_one_that_is_out(outages: Outages):
+    assert outages.likely_part("mlflow") == "mlflow"
+    for _ in range(2):
+        outages.record_failure("postgres", "probe", OSError("refused"), threshold=2)
+    assert outages.likely_part("mlflow") == "postgres"
+    for _ in range(2):
+        outages.record_failure("mlflow", "other probe", OSError("refused"), threshold=2)
+    assert outages.likely_part("mlflow") == "mlflow"
+
+
+def test_the_metric_of_a_part_agrees_with_its_outages_also_where_only_actions_fail(outages: Outages):
+    def is_up() -> float | None:
+        return REGISTRY.get_sample_value("twin_dependency_up", {"part": "postgres"})
+
+    for _ in range(2):
+        outages.record_failure("postgres", "action", asyncpg.LockNotAvailableError("lock"), threshold=2)
+    assert (is_up(), outages.has("postgres")) == (0, True)
+    outages.recover("action")
+    assert (is_up(), outages.has("postgres")) == (1, False)
+
+
 def test_failed_attempts_are_counted_from_zero_on_for_every_part():
     for part in PARTS:
         assert REGISTRY.get_sample_value("twin_outages_total", {"part": part}) is not None

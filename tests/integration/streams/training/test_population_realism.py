@@ -11,7 +11,7 @@ from engine.twins import TwinModel
 from schemas import InterventionConfig, PopulationFilter, SimulationRequest
 from sql.database import Pool
 from sql.ledger import Ledger
-from sql.population_realism_store import FilterRealism, newest_realism
+from sql.population_realism_store import FilterRealism, newest_realism, next_to_assess
 from streams.registry import MlflowRegistry, ModelLoader, UntrustedModel
 from streams.simulation import Simulator
 from streams.training.population_realism import IDLE_S, RealismAssessor
@@ -58,6 +58,13 @@ async def stored(pool: Pool, population_id: UUID) -> FilterRealism:
     filters = await pool.fetchval("SELECT filters_applied FROM twin_populations WHERE population_id = $1", population_id)
     found = {str(of.filters): of for of in await newest_realism(pool, row["model_id"], 10)}
     return found[str(filters)]
+
+
+async def test_a_population_that_only_a_rejected_simulation_made_is_not_measured(pool: Pool, model: TwinModel) -> None:
+    population = await pinned(pool, model, filters=PopulationFilter(region=["south"]))
+    assert await next_to_assess(pool) is not None
+    await pool.execute("UPDATE simulation_runs SET status = 'rejected' WHERE population_id = $1", population)
+    assert await next_to_assess(pool) is None
 
 
 async def test_a_stored_population_gets_the_figures_of_its_own_filters_once_for_equal_filters(pool: Pool, model: TwinModel) -> None:

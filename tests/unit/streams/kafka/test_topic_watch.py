@@ -66,7 +66,7 @@ def test_a_reply_of_an_old_broker_has_no_ids_and_a_topic_without_an_answer_is_le
 
 def test_every_topic_but_the_one_of_commands_is_watched_by_a_role():
     watched = {topic for role in ROLES for topic in needed_topics(role)}
-    assert {topic.name for topic in (*TOPICS, *CHANGELOGS)} - watched == {"catalogue-versions"}
+    assert {topic.name for topic in (*TOPICS, *CHANGELOGS)} - watched == {"catalogue-versions"}  # written by commands
 
 
 def test_offsets_below_the_begin_of_the_log_have_expired_and_other_jumps_have_not(caplog: pytest.LogCaptureFixture):

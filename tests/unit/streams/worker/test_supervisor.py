@@ -37,7 +37,7 @@ def running(*reports: Report) -> tuple[Any, Any]:
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
     """Workers whose processes are those in ``spawned``, the last one again and again."""
-    workers = Workers(["outcomes", "fidelity"], Settings(), log_folder=Path("/logs"))
+    workers = Workers(["outcomes", "fidelity"], Settings(heartbeat_limit_s=15.0), log_folder=Path("/logs"))
     workers.spawned = []  # type: ignore[attr-defined]  # of this test
     monkeypatch.setattr(workers, "_spawn", lambda role, exits: workers.spawned.pop(0))  # type: ignore[attr-defined]
     return workers
