@@ -191,10 +191,10 @@ def _modules_of(error: BaseException) -> Iterator[str]:
 
     A refused or timed out connection is an error of the operating system: only where it was raised tells whose it is.
     """
-    seen: set[int] = set()
+    passed: set[int] = set()
     cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
+    while cause is not None and id(cause) not in passed:
+        passed.add(id(cause))
         frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
         yield from (str(frame.f_globals.get("__name__", "")) for frame in reversed(frames))
         cause = cause.__cause__ or cause.__context__
