@@ -1,6 +1,6 @@
 """Speed and memory: every figure a ratio against a named baseline of the same run.
 
-``python -m tests.bench [--json] [--seconds S] [PART ...]``
+``python -m tests.bench [--json] [--seconds S] [--outcomes N] [PART ...]``
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tests.bench.report import format_json, format_table
 from tests.bench.requests import request_figures
 from tests.bench.shards import shard_figures
 from tests.bench.sizes import size_figures
+from tests.bench.stored import stored_figures
 from tests.bench.tables import Measured, measured_tables
 from tests.bench.twins import generation_figure, simulation_figure
 
@@ -56,7 +57,8 @@ OF_STACK: dict[str, Callable[[Measured, Settings], Sequence[Figure]]] = {
     "sizes": size_figures,
 }
 TIMED: dict[str, Callable[[Measured, Settings, float], Sequence[Figure]]] = {"peers": peer_figures, "outcomes": outcome_figures}
-PARTS = (*OF_TABLES, *OF_SAMPLE, *OF_STACK, *TIMED)
+COUNTED = "stored"
+PARTS = (*OF_TABLES, *OF_SAMPLE, *OF_STACK, *TIMED, COUNTED)
 
 
 def main() -> None:
@@ -65,18 +67,19 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one or more of {', '.join(PARTS)}; all by default")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--seconds", type=float, default=10.0, help="seconds of outcomes at the rate of the aim, up to 60")
+    parser.add_argument("--outcomes", type=int, default=1_000_000, help=f"outcomes behind the service of the part {COUNTED}")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: use {', '.join(PARTS)}")
     figures: list[Figure] = []
     try:
         with threadpool_limits(1):
-            figures.extend(_measure(arguments.parts or PARTS, arguments.seconds))
+            figures.extend(_measure(arguments.parts or PARTS, arguments.seconds, arguments.outcomes))
     finally:
         print((format_json if arguments.json else format_table)(figures))
 
 
-def _measure(parts: Sequence[str], seconds: float) -> Iterator[Figure]:
+def _measure(parts: Sequence[str], seconds: float, n_outcomes: int) -> Iterator[Figure]:
     tables = list(measured_tables())
     with patch.dict(os.environ, LOKY_MAX_CPU_COUNT="1"):  # joblib reports one processor, so the engine starts one thread
         for part, of_table in OF_TABLES.items():
@@ -87,7 +90,8 @@ def _measure(parts: Sequence[str], seconds: float) -> Iterator[Figure]:
             if part in parts:
                 with _report_duration(part):
                     yield from of_sample(tables[0])
-    of_stacks = {**OF_STACK, **{part: partial(figures, seconds=seconds) for part, figures in TIMED.items()}}
+    timed = {part: partial(figures, seconds=seconds) for part, figures in TIMED.items()}
+    of_stacks = {**OF_STACK, **timed, COUNTED: partial(stored_figures, count=n_outcomes)}
     for part, of_stack in of_stacks.items():
         if part in parts:
             with _service() as settings, _report_duration(part):

@@ -34,7 +34,7 @@ from tests.bench.measure import Aim, Figure
 from tests.bench.tables import SEED, TARGET, Measured
 from tests.bench.twins import INTERVENTION
 
-__all__ = ["in_process", "size_figures"]
+__all__ = ["in_process", "peak_bytes", "size_figures"]
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 AIMED = (MOST_ROWS, SIZES[-1])  # the largest table that is learned whole, and the largest sizes
@@ -140,15 +140,16 @@ def _measure(step: str, size: int, folder: str, sha256: str) -> _Cost:
     run, clock = STEPS[step](size, folder, sha256), CLOCKS.get(step, time.process_time)
     ctypes.CDLL(None).malloc_trim(0)  # memory that the preparation has left would be used again unseen
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is that from now on
-    before, start = _peak_bytes(), clock()
+    before, start = peak_bytes(), clock()
     result = run()
     seconds = clock() - start
-    peak = _peak_bytes() - before
+    peak = peak_bytes() - before
     del result
     return _Cost(seconds, peak)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The peak of this process's memory, since it was started or the peak was reset."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
