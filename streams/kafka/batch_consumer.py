@@ -25,6 +25,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.errors import Subject, subject_of
+from streams.kafka.broker_probe import watch_now
 from streams.kafka.expired_records import ExpiredRecords, report_expired
 from streams.kafka.topic_watch import WATCHED_TOPICS
 from streams.outages import OUTAGES
@@ -320,6 +321,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped
         return None if client is None else client._coordinator  # noqa: SLF001
 
     async def _seek_to_starts(self, tps: set[TP]) -> None:
+        # the group may notice before the probes that a topic was created anew: it would count as another one once they do
+        await watch_now(self.app.settings, {tp.topic for tp in tps})
         restarts = {tp.topic: WATCHED_TOPICS.restarts(tp.topic) for tp in tps}
         committed = {
             # a batch that was in work when the topic was deleted may have been committed after that

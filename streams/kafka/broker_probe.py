@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +12,10 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from streams.kafka.security import kafka_security
 from streams.kafka.topic_ids import TopicIdsRequest, read_topic_ids
-from streams.kafka.topic_watch import TopicWatch
+from streams.kafka.topic_watch import WATCHED_TOPICS, TopicWatch
 from streams.settings import Settings
 
-__all__ = ["BrokerProbe"]
+__all__ = ["BrokerProbe", "watch_now"]
 
 
 class BrokerProbe:
@@ -69,3 +69,17 @@ class BrokerProbe:
             except (OSError, KafkaError) as error:
                 failure = error
         raise failure
+
+
+async def watch_now(settings: Settings, topics: Collection[str]) -> None:
+    """Let :data:`WATCHED_TOPICS` know these topics as they are now, not as they were at the last probe.
+
+    Raises:
+        TimeoutError, aiokafka.errors.KafkaError: when no broker answers.
+    """
+    probe = BrokerProbe(settings, tuple(topics), WATCHED_TOPICS)
+    try:
+        async with asyncio.timeout(settings.probe_timeout_s):
+            await probe.ask()
+    finally:
+        probe.close()

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 
+from streams.kafka.topic_ids import NO_ID
 from streams.metrics import TOPIC_MISSING, TOPIC_RESTARTS, start_at_zero
 
 __all__ = ["WATCHED_TOPICS", "TopicWatch"]
@@ -37,7 +38,10 @@ class TopicWatch:
             gone = [topic for topic in absent if topic not in self._missing_since]
             renewed = [topic for topic, topic_id in ids.items() if topic_id is not None and self._is_renewed(topic, topic_id)]
             present = {topic: topic_id for topic, topic_id in ids.items() if topic_id is not None}
-            self._missing_since = {topic: self._missing_since.get(topic, datetime.now(UTC)) for topic in absent}
+            for topic in present:
+                self._missing_since.pop(topic, None)
+            for topic in gone:
+                self._missing_since[topic] = datetime.now(UTC)
             self._ids |= present
             for topic in renewed:
                 self._restarts[topic] = self._restarts.get(topic, 0) + 1
@@ -48,7 +52,10 @@ class TopicWatch:
             LOG.warning("topics were created anew: %s. They are read from offset 0, whatever was read before", ", ".join(renewed))
 
     def _is_renewed(self, topic: str, topic_id: bytes) -> bool:
-        return topic in self._ids and (self._ids[topic] != topic_id or topic in self._missing_since)
+        """Whether this is another topic than before; a broker that has just started may know one that it has for a moment not."""
+        if topic_id == NO_ID and topic in self._missing_since:
+            return topic in self._ids
+        return self._ids.get(topic, topic_id) != topic_id
 
     def restarts(self, topic: str) -> int:
         """How often a topic was created anew since this process saw it first."""

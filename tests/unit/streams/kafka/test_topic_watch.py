@@ -52,6 +52,26 @@ def test_a_topic_that_was_missing_between_is_a_restart_on_a_broker_without_ids()
     assert watch.all_restarts() == {"watched-4": 1}
 
 
+def test_a_topic_that_is_back_with_its_id_is_no_restart():
+    watch = TopicWatch()
+    for topic_id in (b"a", None, b"a"):
+        watch.update({"watched-6": topic_id})
+    assert watch.restarts("watched-6") == 0
+    assert watch.problems() == []
+
+
+def test_topics_of_two_probes_are_missing_side_by_side(caplog: pytest.LogCaptureFixture):
+    watch = TopicWatch()
+    for _ in range(3):
+        watch.update({"watched-7": None})
+        watch.update({"watched-8": None})
+    assert [text.split(" since")[0] for text in watch.problems()] == [
+        "the topic watched-7 does not exist",
+        "the topic watched-8 does not exist",
+    ]
+    assert len(caplog.records) == 2
+
+
 def test_a_topic_that_is_created_for_the_first_time_is_no_restart():
     watch = TopicWatch()
     for topic_id in (None, b"a"):
