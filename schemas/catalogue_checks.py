@@ -22,6 +22,7 @@ Path = tuple[str | int, ...]
 Problem = tuple[Path, str]
 _NUMBERS = ("integer", "number")
 _LARGEST_SHARE = 1.0
+_LARGEST_POINTS = 10.0  # effects are fractions: on a target whose values lie beyond it, points are another unit
 _RESERVED = frozenset({"entity_id", "observed_at", "baseline_behavior", "baseline_lower", "baseline_upper", "treated", "segment"})
 
 
@@ -173,6 +174,8 @@ def _one_target(target: Target, features: Mapping[str, Feature]) -> Iterator[Pro
         yield ("plausible", "largest_effect"), f"{plausible.largest_effect:g} must be above 0"
     if any(factor <= 0 for factor in plausible.other_units.values()):
         yield ("plausible", "other_units"), "each factor to the unit of the target must be above 0"
+    if target.scale == "additive" and max(abs(plausible.low), abs(plausible.high)) > _LARGEST_POINTS:
+        yield ("scale",), _no_points(target)
     if target.share_of is None:
         return
     if target.scale != "relative":
@@ -180,6 +183,15 @@ def _one_target(target: Target, features: Mapping[str, Feature]) -> Iterator[Pro
     if target.share_of not in features or features[target.share_of].kind != "number":
         numbers = ", ".join(name for name, feature in features.items() if feature.kind == "number")
         yield ("share_of",), f"{target.share_of!r} is no feature that is a number: use one of {numbers}"
+
+
+def _no_points(target: Target) -> str:
+    low, high = target.plausible.low, target.plausible.high
+    return (
+        f"additive effects are points of a target that is a fraction itself, and {low:g} to {high:g} ({target.unit}) are none: an"
+        f" effect of 0.05 would be 0.05 {target.unit}, not 5 %; make it relative, so that effects are shares of its expected value,"
+        f" or give the target as a fraction, with plausible values from {-_LARGEST_POINTS:g} to {_LARGEST_POINTS:g}"
+    )
 
 
 def _name_problems(fields: TwinTypeFields) -> Iterator[Problem]:

@@ -239,6 +239,34 @@ def test_brands_whose_models_would_have_equal_names_in_the_registry_are_refused(
         make(fields)
 
 
+def a_target(scale: str, low: float, high: float) -> dict:
+    target = {
+        "unit": "patients",
+        "direction": 1,
+        "effect_unit": "patients",
+        "scale": scale,
+        "plausible": {"low": low, "high": high},
+    }
+    return {"twin_types": {"hcp": {"targets": {"new_patients": target}}}}
+
+
+def test_an_additive_target_in_natural_units_is_refused_since_effects_are_fractions():
+    with pytest.raises(ValidationError, match=r"-100 to 500 \(patients\) are none.* make it relative"):
+        make(a_target("additive", -100, 500))
+    assert make(a_target("relative", -100, 500)).twin_types[TwinType.HCP].targets["new_patients"].scale == "relative"
+    assert make(a_target("additive", -1, 3))
+
+
+def test_a_stored_catalogue_with_an_additive_target_in_natural_units_still_loads():
+    stored = (
+        make(a_target("additive", -1, 3))
+        .to_text()
+        .replace('"low":-1.0,"high":3.0,"other_units":{},', '"low":-100,"high":500,"other_units":{},')
+    )
+    target = Catalogue.from_text(stored, 7).twin_types[TwinType.HCP].targets["new_patients"]
+    assert (target.scale, target.plausible.high) == ("additive", 500)
+
+
 def test_clinical_terms_add_up_and_none_can_be_taken_out(own):
     assert set(own.clinical_terms) == {*BUILT_IN.clinical_terms, "oncotype"}
     fields = laid_over({}) | {"clinical_terms": ["oncotype"]}

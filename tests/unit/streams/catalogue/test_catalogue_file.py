@@ -28,6 +28,12 @@ def test_the_template_changes_nothing_until_its_examples_are_used():
     assert sections == {*yaml.safe_load(EXAMPLE)} == {*BUILT_IN.model_dump()}
 
 
+TARGET = """twin_types:
+  hcp:
+    targets:
+      x: {scale: additive, unit: x, direction: 1, effect_unit: x, plausible: {low: 0, high: 500}}"""
+
+
 @pytest.mark.parametrize(
     ("text", "line", "column", "message"),
     [
@@ -48,6 +54,7 @@ def test_the_template_changes_nothing_until_its_examples_are_used():
         ),
         ("campains: {}", 1, 1, "unknown field 'campains': did you mean 'campaigns'?"),
         ("twin_types:\n  hcp:\n    segments: [region, nope]\n", 3, 24, "'nope' is no feature: use one of adoption_stage"),
+        (TARGET, 4, 18, "make it relative, so that effects are shares of its expected value"),
         ("drift_rules:\n  mae_increase: {limit: -1}", 2, 25, "-1 must be above 0"),
         ("brands: [acme]", 1, 9, "entries by name are needed here"),
         ("version: 3", 1, 1, "the version is given by apply"),
