@@ -17,8 +17,8 @@ from streams.tables.declared import Column
 from streams.tables.headers import header_key
 from streams.tables.mapping import ColumnUse, TableMapping
 from streams.tables.raw import RawTable
+from streams.tables.regions import other_regions_notes, regions_of_states
 from streams.tables.report import TableReading, TableRefused, count_of
-from streams.tables.us_regions import region_of
 
 __all__ = ["MappedTable", "apply_rules", "cut_values", "map_headers", "quantile_cuts"]
 
@@ -150,28 +150,26 @@ def apply_rules(reading: TableReading, uses: Mapping[str, ColumnUse]) -> TableRe
     frame, notes = reading.frame, list(reading.notes)
     for name, use in uses.items():
         sources = [_source(name, column) for column in use.columns]
-        values, note = _values(use, [frame[source] for source in sources])
+        values, note = _values(name, use, [frame[source] for source in sources])
         frame = frame.assign(**{name: values})
         notes += [f"{name}: {note}"] if note else []
     read = {_source(name, column) for name, use in uses.items() for column in use.columns}
     return replace(reading, frame=frame.drop(columns=[source for source in read if source in frame]), notes=tuple(notes))
 
 
-def _values(use: ColumnUse, sources: list[pd.Series[Any]]) -> tuple[pd.Series[Any], str]:
+def _values(name: str, use: ColumnUse, sources: list[pd.Series[Any]]) -> tuple[pd.Series[Any], str]:
     """Values of a feature, and a note on what is missing for a reason of the rule."""
     column, rule = sources[0], use.rule
     if use.levels:
         spellings = {level_key(text): level for text, level in use.levels.items()}
         column = column.map(lambda text: spellings.get(level_key(str(text)), text), na_action="ignore")
+    if rule.name == "us_region":
+        return regions_of_states(column, name), "; ".join(other_regions_notes(column, name))
     return _APPLIED[rule.name](use, column, sources[-1])
 
 
 def _as_written(_use: ColumnUse, column: pd.Series[Any], _before: pd.Series[Any]) -> tuple[pd.Series[Any], str]:
     return column, ""
-
-
-def _us_region(_use: ColumnUse, column: pd.Series[Any], _before: pd.Series[Any]) -> tuple[pd.Series[Any], str]:
-    return column.map(region_of, na_action="ignore"), ""
 
 
 def _decile(use: ColumnUse, column: pd.Series[Any], _before: pd.Series[Any]) -> tuple[pd.Series[Any], str]:
@@ -206,7 +204,6 @@ def _change(use: ColumnUse, column: pd.Series[Any], before: pd.Series[Any]) -> t
 
 _APPLIED = {
     "value": _as_written,
-    "us_region": _us_region,
     "decile": _decile,
     "tier": _tier,
     "percent": _percent,

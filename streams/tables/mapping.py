@@ -18,7 +18,7 @@ RuleName = Literal["value", "us_region", "decile", "tier", "percent", "years_bef
 
 RULES: Mapping[str, str] = {
     "value": "as it is written",
-    "us_region": "the Census region of a US state, given by code or name",
+    "us_region": "the Census region of a US state, given by code or name; a spelling of a declared region is that one",
     "decile": "1 to 10 by the deciles of the first file",
     "tier": "5 to 1 by the fifths of the first file, 1 for the largest",
     "percent": "a hundredth of the number",

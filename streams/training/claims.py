@@ -28,7 +28,7 @@ from streams.mappings.names import likeness
 from streams.tables import Column, DateOrder, Kind, RawTable, TableOptions, TableReading, TableRefused
 from streams.tables.headers import header_key
 from streams.tables.mapped import cut_values, quantile_cuts
-from streams.tables.us_regions import region_of
+from streams.tables.regions import other_regions_notes, regions_as_declared, regions_of_states, undeclared_regions_notes
 from streams.training.imported_table import ImportedTable, features_without_column
 from streams.training.part_d import require_hcp
 from streams.training.row_blocks import RowBlocks, refuse_rows
@@ -50,8 +50,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "product": ("product", "brand", "drug", "product brand", "brand product", "brand name", "product name", "drug name"),
     "specialty": ("specialty", "prescriber specialty", "provider type"),
     "state": ("state", "prescriber state", "provider state"),
+    "region": ("region", "sales region", "prescriber region", "provider region"),
 }
-"""Columns of an extract by their usual names; the first three are needed."""
+"""Columns of an extract by their usual names; the first three are needed. A region counts more than that of a state."""
 
 _NEEDED = (ENTITY, "month", "claims")
 _KINDS: Mapping[str, Kind] = {
@@ -61,8 +62,9 @@ _KINDS: Mapping[str, Kind] = {
     "product": "text",
     "specialty": "text",
     "state": "text",
+    "region": "text",
 }
-_LEVELS = ("specialty", "state")
+_LEVELS = ("specialty", "state", "region")
 _YEAR = r"(?P<year>(?:19|20)\d\d)"
 _MONTHS = (
     rf"^\s*{_YEAR}[-/. ]?M?(?P<month>0[1-9]|1[0-2])(?!\d{{3}})",
@@ -192,7 +194,12 @@ def claims_table(
     sums, levels, counts = _summed(blocks, windows)
     _require_months(counts["months"], windows, blocks.summary.name)
     frame = _features(sums, levels, windows)
-    notes = [str(windows), "a month without a row of an entity counts as no claims", *_count_notes(frame, counts)]
+    notes = [
+        str(windows),
+        "a month without a row of an entity counts as no claims",
+        *_count_notes(frame, counts),
+        *_region_notes(levels, frame),
+    ]
     if not frame[_TARGET].notna().any():
         raise ValueError(f"{blocks.summary.name}: no entity has claims in the window of the features: {windows}")
     remarks = tuple(blocks.summary.remarks())
@@ -354,9 +361,19 @@ def _with_levels(frame: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     if "specialty" in by_entity:
         columns["specialty"] = by_entity["specialty"]
-    if "state" in by_entity:
-        columns["region"] = by_entity["state"].map(region_of, na_action="ignore")
+    if "region" in by_entity:
+        columns["region"] = regions_as_declared(by_entity["region"])
+    elif "state" in by_entity:
+        columns["region"] = regions_of_states(by_entity["state"])
     return pd.concat([pd.DataFrame(columns, index=frame.index), frame], axis=1)
+
+
+def _region_notes(levels: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
+    """Which regions of the entities are not as the catalogue or the Census has them."""
+    rows = levels[levels[ENTITY].isin(frame[ENTITY])]
+    if "region" in rows:
+        return undeclared_regions_notes(rows["region"])
+    return other_regions_notes(rows["state"]) if "state" in rows else []
 
 
 def _count_notes(frame: pd.DataFrame, counts: Mapping[str, Any]) -> list[str]:

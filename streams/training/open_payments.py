@@ -23,7 +23,7 @@ from schemas import TwinType
 from sql.training_data_store import ENTITY
 from streams.tables import Column, DateOrder, Kind, RawTable, TableOptions, TableRefused
 from streams.tables.headers import header_key
-from streams.tables.us_regions import region_of
+from streams.tables.regions import other_regions_notes, regions_of_states
 from streams.training.imported_table import ImportedTable, features_without_column
 from streams.training.part_d import require_hcp, slug
 from streams.training.row_blocks import RowBlocks
@@ -98,6 +98,7 @@ def open_payments_table(paths: Sequence[Path], twin_type: TwinType, options: Tab
         "one row for each physician and year of the program; payments were not randomised, no effect may be claimed from them",
         f"{n_left_out:,} payments to hospitals or without an id of the physician left out",
         f"there is no target: it can serve as features; {_TARGET} of another table is joined by {ENTITY}",
+        *(other_regions_notes(sums[0]["state"]) if "state" in sums[0] else []),
     )
     left_out = features_without_column(twin_type, result)
     return ImportedTable(result, _TARGET, "Open Payments by physician and year", left_out, notes, tuple(blocks.summary.remarks()))
@@ -150,7 +151,7 @@ def _features(sums: pd.DataFrame, makers: pd.Series[int]) -> pd.DataFrame:
     if "specialty" in table:
         columns["specialty"] = table["specialty"].str.split("|").str[-1].map(slug, na_action="ignore")
     if "state" in table:
-        columns["region"] = table["state"].map(region_of, na_action="ignore")
+        columns["region"] = regions_of_states(table["state"])
     columns["interaction_frequency"] = table["payments"] / _MONTHS
     columns["last_interaction_days"] = np.maximum((year_ends - table["date"]).dt.days, 0)
     columns["payment_dollars"] = table["dollars"]

@@ -22,8 +22,9 @@ from schemas import TwinType
 from sql.training_data_store import ENTITY
 from streams.tables import Column, Kind, RawTable, TableOptions, TableReading, TableRefused, convert_table
 from streams.tables.headers import header_key
+from streams.tables.regions import other_regions_notes, regions_of_states
 from streams.tables.report import count_of
-from streams.tables.us_regions import OTHER_REGION, REGION_OF_STATE
+from streams.tables.us_regions import OTHER_REGION
 from streams.training.imported_table import ImportedTable, features_without_column
 from streams.training.part_d_years import pairs_of_years, require_order, year_notes
 
@@ -109,6 +110,7 @@ def provider_table(files: Sequence[RawTable], twin_type: TwinType, options: Tabl
     years = [reading.frame for reading in readings]
     notes = ["priority_tier has two deciles per tier; decile is by the claims of the year of the features"]
     remarks = [remark for reading in readings for remark in _named_remarks(reading, several=len(files) > 1)]
+    remarks += other_regions_notes(_individuals(years[0])["state"])
     if len(years) > 1:
         frame = pairs_of_years(years, lambda before, after: _with_change(before, after, notes))
         notes += [
@@ -194,7 +196,7 @@ def _features(providers: pd.DataFrame) -> pd.DataFrame:
         {
             ENTITY: individual["npi"],
             "specialty": individual["specialty"].map(slug, na_action="ignore"),
-            "region": individual["state"].str.upper().map(REGION_OF_STATE).fillna(OTHER_REGION),
+            "region": regions_of_states(individual["state"]).fillna(OTHER_REGION),
             "decile": decile,
             "priority_tier": tier_of(decile),
             **({"total_patient_volume": individual["patients"]} if "patients" in individual else {}),
@@ -246,7 +248,7 @@ def joined_years_table(table: pd.DataFrame, remarks: tuple[str, ...] = ()) -> Im
             "years_experience": 2013 - table["grad_year_2013"],
             "practice_type": np.select([group.isna(), group <= _MAX_SOLO_GROUP_SIZE], ["unknown", "solo"], "group"),
             "practice_size": group,
-            "region": table["state_2013"].map(REGION_OF_STATE).fillna(OTHER_REGION),
+            "region": regions_of_states(table["state_2013"]).fillna(OTHER_REGION),
             "decile": decile,
             "priority_tier": tier_of(decile),
             "total_patient_volume": table["bene_count_2013"],
@@ -256,6 +258,7 @@ def joined_years_table(table: pd.DataFrame, remarks: tuple[str, ...] = ()) -> Im
     notes = (
         "priority_tier has two deciles per tier; decile is by prescriptions filled in 2013",
         "physicians below the claim threshold in either year are not in the table: entry and exit are not observed",
+        *other_regions_notes(table["state_2013"]),
     )
     left_out = features_without_column(TwinType.HCP, frame)
     return ImportedTable(frame, _TARGET, "Medicare Part D prescribers, 2013 and 2014", left_out, notes, remarks)

@@ -30,7 +30,7 @@ from schemas.arrays import Flags
 from sql.training_data_store import ENTITY
 from streams.tables import Column, Kind, RawTable, TableOptions, TableReading, TableRefused
 from streams.tables.headers import header_key
-from streams.tables.us_regions import region_of
+from streams.tables.regions import other_regions_notes, regions_of_states
 from streams.training.imported_table import ImportedTable, features_without_column
 from streams.training.part_d import count_text, decile_of, slug, tier_of
 from streams.training.part_d_years import change_between, pairs_of_years, require_order, year_notes
@@ -235,9 +235,12 @@ def _sums_of_year(path: Path, dataset: _Dataset, choice: DrugChoice, options: Ta
         "rows that are no state left out": counts["national"],
         "rows without an id or a count, not in the sums": counts["missing"],
     }
-    of_file = [*blocks.summary.remarks(), *(f"{n:,} {text}" for text, n in texts.items() if n)]
+    sums = _added(parts)
+    states = sums.index.to_series() if dataset is _BY_GEOGRAPHY else sums.get("state")
+    of_states = [] if states is None else other_regions_notes(states)
+    of_file = [*blocks.summary.remarks(), *(f"{n:,} {text}" for text, n in texts.items() if n), *of_states]
     remarks += [f"{path.name}: {remark}" for remark in of_file]
-    return _added(parts)
+    return sums
 
 
 def _headers(raw: RawTable, dataset: _Dataset) -> dict[str, str]:
@@ -300,7 +303,7 @@ def _provider_features(sums: pd.DataFrame, choice: DrugChoice) -> pd.DataFrame:
     if "specialty" in table:
         columns["specialty"] = table["specialty"].map(slug, na_action="ignore")
     if "state" in table:
-        columns["region"] = table["state"].map(region_of, na_action="ignore")
+        columns["region"] = regions_of_states(table["state"])
     columns |= {"decile": decile, "priority_tier": tier_of(decile)}
     if choice.product is not None:
         if "product_patients" in table:
@@ -314,7 +317,7 @@ def _state_features(sums: pd.DataFrame, _choice: DrugChoice) -> pd.DataFrame:
     """One row for each state with claims of the market."""
     table = sums[sums["market"] > 0]
     columns: dict[str, Any] = {
-        "region": table.index.to_series().map(region_of),
+        "region": regions_of_states(table.index.to_series()),
         "state_count": np.ones(len(table), dtype=np.int64),
         "market_share": table["product"] / table["market"],
         "market_claims": table["market"],

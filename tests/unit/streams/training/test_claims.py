@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas import TwinType
+from schemas import BUILT_IN, TwinType, in_effect
 from streams.tables import DateOrder, Decimal, TableOptions, TableRefused
 from streams.tables.blocks import text_parts
 from streams.training.claims import ClaimsWindows, claims_table, parse_month
@@ -172,3 +172,15 @@ def test_dates_whose_order_nothing_shows_are_refused_until_it_is_stated(tmp_path
 def test_what_may_be_another_month_is_none(month: str):
     with pytest.raises(ValueError, match="is no month"):
         parse_month(month)
+
+
+def test_own_regions_are_those_of_the_catalogue(tmp_path: Path):
+    """A column of regions is read by the declared levels, one of states too; what has no region is told with counts."""
+    polish = BUILT_IN.with_entries({"levels": {"region": {"mazowieckie": ["MAZ"]}}})
+    with in_effect(polish):
+        for role in ("State", "Region"):
+            frame = extract().rename(columns={"State": role}).replace({"NY": "MAZ", "CA": "Kujawy"})
+            table = imported(tmp_path, frame, ClaimsWindows(AS_OF, 6, 6))
+            regions = table.frame.set_index("entity_id")["region"].to_dict()
+            assert regions == {"A": "mazowieckie", "B": "other" if role == "State" else "Kujawy"}
+            assert any("1 row of 2" in note and "'Kujawy' 1" in note for note in table.notes)
