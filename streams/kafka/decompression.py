@@ -7,8 +7,7 @@ broker read that far too.
 
 from __future__ import annotations
 
-import gzip
-import io
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,14 +17,24 @@ from typing import Any
 import cramjam
 import numpy as np
 
-__all__ = ["CODECS", "Damaged", "TooLarge", "decompress"]
+__all__ = ["CODECS", "MAX_BLOCKS", "Damaged", "TooLarge", "TooManyBlocks", "decompress"]
 
 _FIRST_BUFFER_BYTES = 64 * 1024
 _FIRST_BUFFER_RATIO = 16
 _OVERFLOW = "failed to write whole buffer"  # how cramjam reports that the content does not fit
 
+MAX_BLOCKS = 10_000
+"""Most blocks of snappy, members of gzip or frames of the other formats of one batch: each costs some time, however small it is.
+
+Blocks of snappy have 32 KiB where clients make them, and the other formats are written as one member or frame.
+"""
+
+_GZIP_MEMBER, _LZ4_FRAME, _ZSTD_FRAME = b"\x1f\x8b\x08", b"\x04\x22\x4d\x18", b"\x28\xb5\x2f\xfd"  # how each begins
+
 _GZIP_WINDOW = 31  # a header and a trailer of gzip around the stream
+_MEMBER_BYTES = 16 * 1024
 _INPUT_BYTES = 1024
+_PADDING = re.compile(rb"\0*")
 _WRONG_CHECKSUM = "incorrect"  # as zlib words it
 
 _XERIAL_HEADER = b"\x82SNAPPY\0"
@@ -38,6 +47,13 @@ class TooLarge(ValueError):
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(f"the records are larger than {max_bytes} bytes when they are decompressed: TWIN_MAX_DECOMPRESSED_BYTES")
+
+
+class TooManyBlocks(ValueError):
+    """The content is compressed in more parts than are opened."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the records are compressed in more than {MAX_BLOCKS} blocks, members or frames: write larger ones")
 
 
 class Damaged(ValueError):
@@ -62,6 +78,7 @@ def decompress(codec: int, data: bytes, max_bytes: int) -> bytes | memoryview:
 
     Raises:
         TooLarge: when they have more.
+        TooManyBlocks: when they are compressed in more than ``MAX_BLOCKS`` parts.
         Damaged: when a part of it can be decompressed.
         ValueError: when the codec does not exist.
         Exception: whatever the decompressor raises for data that are not valid.
@@ -71,55 +88,62 @@ def decompress(codec: int, data: bytes, max_bytes: int) -> bytes | memoryview:
     return CODECS[codec](data, max_bytes)
 
 
-def _gzip(data: bytes, max_bytes: int) -> bytes:
-    try:
-        content = gzip.GzipFile(fileobj=io.BytesIO(data)).read(max_bytes + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(_gzip_prefix(data, max_bytes), error) from None
-    if len(content) > max_bytes:
-        raise TooLarge(max_bytes)
-    return content
+def _require_few_blocks(n_blocks: int) -> None:
+    if n_blocks > MAX_BLOCKS:
+        raise TooManyBlocks
 
 
-def _gzip_prefix(data: bytes, max_bytes: int) -> bytes:
-    """The content before the first damage; a member whose checksum is wrong has none.
+def _gzip(data: bytes, max_bytes: int) -> memoryview:
+    _require_few_blocks(data.count(_GZIP_MEMBER))
+    content, first = bytearray(), 0
+    while first < len(data):
+        size = len(content)
+        try:
+            end = _inflate(data, first, content, max_bytes)
+        except (EOFError, zlib.error) as error:
+            del content[size:]
+            content += _inflate_damaged(data, first, max_bytes + 1 - size)
+            if len(content) > max_bytes:
+                raise TooLarge(max_bytes) from None
+            raise _damaged(bytes(content), error) from None
+        padding = _PADDING.match(data, end)
+        first = padding.end() if padding else end
+    return memoryview(content)
+
+
+def _inflate(data: bytes, first: int, content: bytearray, max_bytes: int) -> int:
+    """Append the content of the member that begins at ``first``, and return where it ends.
 
     Raises:
-        TooLarge: when it has more than ``max_bytes``.
+        TooLarge: when there is more than ``max_bytes`` with it.
+        EOFError: when its end is missing.
+        zlib.error: when it is damaged.
     """
-    content, rest = b"", data
-    while rest:
-        member = zlib.decompressobj(_GZIP_WINDOW)
-        try:
-            part, rest = _inflate(member, rest, max_bytes + 1 - len(content))
-        except zlib.error:
-            break
-        content += part
+    member = zlib.decompressobj(_GZIP_WINDOW)
+    for position in range(first, len(data), _MEMBER_BYTES):  # in pieces: what follows a member is copied
+        piece = data[position : position + _MEMBER_BYTES]
+        content += member.decompress(piece, max_bytes + 1 - len(content))
         if len(content) > max_bytes:
             raise TooLarge(max_bytes)
-        if not member.eof:
-            break
-    return content
+        if member.eof:
+            return position + len(piece) - len(member.unused_data)
+    raise EOFError("the end of the compressed records is missing")
 
 
-def _inflate(member: Any, data: bytes, room: int) -> tuple[bytes, bytes]:
-    """Up to ``room`` bytes of a member before its end or its damage, and the data behind it.
-
-    Raises:
-        zlib.error: when its checksum is wrong.
-    """
-    content = bytearray()
-    for first in range(0, len(data), _INPUT_BYTES):
-        piece, before = data[first : first + _INPUT_BYTES], member.copy()
+def _inflate_damaged(data: bytes, first: int, room: int) -> bytes:
+    """Up to ``room`` bytes before the damage of a member, or its end; one whose checksum is wrong has none."""
+    member, content = zlib.decompressobj(_GZIP_WINDOW), bytearray()
+    for position in range(first, len(data), _INPUT_BYTES):
+        piece, before = data[position : position + _INPUT_BYTES], member.copy()
         try:
             content += member.decompress(piece, room - len(content))
         except zlib.error as error:
             if _WRONG_CHECKSUM in str(error):
-                raise
-            return bytes(content) + _inflate_bytewise(before, piece, room - len(content)), b""
-        if member.eof or len(content) == room:
-            return bytes(content), member.unused_data + data[first + _INPUT_BYTES :]
-    return bytes(content), b""
+                return b""
+            return bytes(content) + _inflate_bytewise(before, piece, room - len(content))
+        if len(content) == room:
+            break
+    return bytes(content)
 
 
 def _inflate_bytewise(member: Any, data: bytes, room: int) -> bytes:
@@ -138,10 +162,13 @@ def _snappy(data: bytes, max_bytes: int) -> bytes:
     if not data.startswith(_XERIAL_HEADER):
         return _snappy_block(data, max_bytes, max_bytes)
     parts: list[bytes] = []
+    room = max_bytes
     try:
-        for block in _xerial_blocks(memoryview(data)):
-            parts.append(_snappy_block(block, max_bytes - sum(map(len, parts)), max_bytes))
-    except TooLarge:
+        for n_before, block in enumerate(_xerial_blocks(memoryview(data))):
+            _require_few_blocks(n_before + 1)
+            parts.append(_snappy_block(block, room, max_bytes))
+            room -= len(parts[-1])
+    except (TooLarge, TooManyBlocks):
         raise
     except Exception as error:  # noqa: BLE001  # whatever the decoder raises for data that are not valid
         raise _damaged(b"".join(parts), error) from None
@@ -170,10 +197,12 @@ def _snappy_block(data: bytes, room: int, max_bytes: int) -> bytes:
 
 
 def _lz4(data: bytes, max_bytes: int) -> memoryview:
+    _require_few_blocks(data.count(_LZ4_FRAME))
     return _into_buffer(cramjam.lz4.decompress_into, data, max_bytes)
 
 
 def _zstd(data: bytes, max_bytes: int) -> memoryview:
+    _require_few_blocks(data.count(_ZSTD_FRAME))
     return _into_buffer(cramjam.zstd.decompress_into, data, max_bytes)
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.kafka.decompression import TooLarge, decompress
+from streams.kafka.decompression import MAX_BLOCKS, Damaged, TooLarge, TooManyBlocks, decompress
 from tests.kafka_batches import CODECS, GZIP, LZ4, SNAPPY, ZSTD, compress
 
 MEBIBYTE = 1024 * 1024
@@ -103,3 +103,43 @@ def test_damaged_data_raise_an_exception_or_stay_within_the_bound(codec: int, co
     with suppress(Exception):  # whatever the decompressor raises
         content = decompress(codec, bytes(data), 10_000)
     assert len(content) <= 10_000
+
+
+def blocks_of_snappy(n: int, end: bytes) -> bytes:
+    block = bytes(cramjam.snappy.compress_raw(b"a"))
+    return b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1) + n * (struct.pack(">i", len(block)) + block) + end
+
+
+def in_parts(n: int) -> dict[str, tuple[int, bytes]]:
+    """Content of ``n`` bytes of each codec, each byte in a part of its own."""
+    return {
+        "gzip": (GZIP, n * gzip.compress(b"a")),
+        "padded gzip": (GZIP, n * (gzip.compress(b"a") + b"\0" * 200)),
+        "snappy": (SNAPPY, blocks_of_snappy(n, b"")),
+        "lz4": (LZ4, n * codecs.lz4_encode(b"a")),
+        "zstd": (ZSTD, n * codecs.zstd_encode(b"a")),
+    }
+
+
+@pytest.mark.parametrize("writer", in_parts(0))
+def test_as_many_parts_as_allowed_are_opened_and_one_more_is_refused(writer: str):
+    codec, data = in_parts(MAX_BLOCKS)[writer]
+    _, excessive = in_parts(MAX_BLOCKS + 1)[writer]
+
+    assert decompress(codec, data, BOUND) == b"a" * MAX_BLOCKS
+    with pytest.raises(TooManyBlocks, match="more than 10000 blocks, members or frames"):
+        decompress(codec, excessive, BOUND)
+
+
+@pytest.mark.parametrize(
+    ("codec", "data"),
+    [
+        (GZIP, 3 * gzip.compress(b"a") + b"no member"),
+        (GZIP, 3 * gzip.compress(b"a") + gzip.compress(b"b")[:-1] + b"\1"),
+        (SNAPPY, blocks_of_snappy(3, b"\0\0\0\x09")),
+    ],
+)
+def test_the_parts_before_a_damaged_one_are_kept(codec: int, data: bytes):
+    with pytest.raises(Damaged) as raised:
+        decompress(codec, data, BOUND)
+    assert raised.value.content == b"aaa"
