@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
-from engine.effects.effect_posterior import mixture_quantiles, prior_components, without_experiments
+from engine.effects.effect_posterior import mixture_quantiles, without_experiments
 from engine.effects.normal_draws import normal_draws, strata
 from schemas.arrays import Floats
 from schemas.effect_priors import EFFECTS_METHOD, QUANTILE_SCORES, EffectPrior, EffectScenario
@@ -123,7 +123,7 @@ MEAN_CORRELATION = 0.6
 @lru_cache(maxsize=256)
 def _tails(mean: float, sd: float) -> tuple[EffectScenario, ...]:
     """Quantiles of the next campaign's effect, shifted in their middle so that the mean of usual draws is that of the prior."""
-    posterior = without_experiments(prior_components(mean, sd))
+    posterior = without_experiments(mean, sd)
     quantiles = mixture_quantiles(*posterior.next_campaign(), SCORES)
     middle = np.exp(-0.5 * SCORES**2)
     usual = strata(_USUAL_DRAWS)

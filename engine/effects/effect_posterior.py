@@ -246,52 +246,39 @@ class Posterior:
 
 @lru_cache(maxsize=256)
 def prior_components(mean: float, sd: float) -> Components:
-    """Components of the prior of ``mean`` for a catalogue entry; their mean is that of the entry.
+    """Components of the prior of ``mean`` for a catalogue entry, the first around the entry itself.
 
-    Multiples are of its mean, or of 2.5 standard deviations where that is more.
-
-    Example:
-        >>> components = prior_components(0.05, 0.02)
-        >>> round(float(np.exp(components.log_weight) @ components.center), 6)
-        0.05
+    So an experiment that confirms the entry leaves its mean. Multiples are of it, or of 2.5 standard deviations where that is more.
     """
     unit = float(np.copysign(max(abs(mean), sd / _SPREAD), mean))
     factors = np.concatenate([_MULTIPLES, _HARMFUL])
     shares = np.concatenate([_shares(_MULTIPLES, SEVERAL_TIMES), _shares(-_HARMFUL, HARMS)])
-    own = 1.0 - NOTHING_WORKS - shares.sum()
-    center = (mean - unit * float(shares @ factors)) / own
     size = np.abs(unit * factors)
     return Components(
-        np.log(np.concatenate([[own, NOTHING_WORKS], shares])),
-        np.concatenate([[center, 0.0], unit * factors]),
+        np.log(np.concatenate([[1.0 - NOTHING_WORKS - shares.sum(), NOTHING_WORKS], shares])),
+        np.concatenate([[mean, 0.0], unit * factors]),
         np.concatenate([[MEAN_SCALE * sd, 0.25 * sd], _WIDTH * size]),
         np.concatenate([[sd, 0.5 * sd], np.maximum(sd, _SPREAD * size)]),
     )
 
 
-def given_past(components: Components, mean: float, effect: Floats, error: Floats) -> Components:
+def given_past(components: Components, effect: Floats, error: Floats) -> Components:
     """The prior components of a catalogue's effect that rests on past experiments, each weighed by how well it explains these.
 
     Pooled experiments have answered already whether the campaign does nothing, or several times as much, as far as they are
-    precise: an agreeing new one then narrows the interval, which with the tails of a mere assumption it would widen. The mean of
-    all components stays ``mean``.
+    precise: an agreeing new one then narrows the interval, which with the tails of a mere assumption it would widen.
 
     Args:
-        components: of :func:`prior_components`; the first is the catalogue's own.
-        mean: of the catalogue.
+        components: of :func:`prior_components`.
         effect: of the past experiments, ``(k,)``.
         error: their standard errors, ``(k,)``.
     """
-    center = np.concatenate([[mean], components.center[1:]])
     spread = error**2 + (BETWEEN_SCALE * components.unit[:, None]) ** 2
     covariance = spread[:, :, None] * np.eye(len(effect)) + (components.sd**2)[:, None, None]
-    distance = effect - center[:, None]
+    distance = effect - components.center[:, None]
     misfit = np.einsum("pi,pi->p", distance, np.linalg.solve(covariance, distance[..., None])[..., 0])
     log_weight = components.log_weight - 0.5 * (misfit + np.linalg.slogdet(covariance)[1])
-    log_weight = log_weight - float(_log_sum(log_weight, axis=0))
-    weight = np.exp(log_weight)
-    center[0] = (mean - float(weight[1:] @ center[1:])) / weight[0]
-    return components._replace(log_weight=log_weight, center=center)
+    return components._replace(log_weight=log_weight - float(_log_sum(log_weight, axis=0)))
 
 
 def _shares(multiples: npt.NDArray[np.floating], total: float) -> Floats:
@@ -299,13 +286,20 @@ def _shares(multiples: npt.NDArray[np.floating], total: float) -> Floats:
     return np.asarray(total * shares / shares.sum())
 
 
-def without_experiments(components: Components) -> Posterior:
-    """The prior itself as a mixture."""
+def without_experiments(mean: float, sd: float) -> Posterior:
+    """The prior of a catalogue entry that nobody has tested, as a mixture whose mean is that of the entry.
+
+    Several times as much is likelier than harm, so the middle lies below the entry.
+    """
+    components = prior_components(mean, sd)
+    own, others = np.exp(components.log_weight[0]), np.exp(components.log_weight[1:])
+    below = (mean - float(others @ components.center[1:])) / own
+    components = components._replace(center=np.concatenate([[below], components.center[1:]]))
     weight = np.exp(components.log_weight[:, None] + _LOG_BETWEEN)
     between = components.unit[:, None] * _BETWEEN
-    mean, sd = (np.repeat(array, len(_BETWEEN)) for array in (components.center, components.sd))
+    centers, sds = (np.repeat(array, len(_BETWEEN)) for array in (components.center, components.sd))
     none = Observations(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.intp))
-    return Posterior(0.0, weight.ravel() / weight.sum(), mean, sd**2, between.ravel(), _precision(none, between.ravel()), none)
+    return Posterior(0.0, weight.ravel() / weight.sum(), centers, sds**2, between.ravel(), _precision(none, between.ravel()), none)
 
 
 def fit(components: Components, observations: Observations) -> Posterior:

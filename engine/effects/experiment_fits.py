@@ -93,7 +93,7 @@ def _components(prior: EffectPrior) -> Components:
     if not past:
         return components
     effect, error = np.array([(experiment.effect, experiment.standard_error) for experiment in past]).T
-    return given_past(components, prior.mean, effect, error)
+    return given_past(components, effect, error)
 
 
 def _explained(parameters: Parameters, slopes: Floats, doubt: Floats) -> Floats:

@@ -93,7 +93,7 @@ def _with_borrowed_base(prior: EffectPrior, similar: Sequence[ExperimentResult],
     always_told = np.full(len(rows), -np.inf)
     components = prior_components(prior.mean, prior.sd)
     posterior = fit(components, Observations(effect, error, always_told, np.arange(len(rows))))
-    unrelated = without_experiments(components)
+    unrelated = without_experiments(prior.mean, prior.sd)
     following = _either(unrelated.next_campaign(), posterior.next_campaign())
     kinds = ", ".join(sorted({result.intervention.intervention_type for result in similar}))
     means = (NormalMixture(part.weight, part.mean, np.sqrt(part.variance)) for part in (unrelated, posterior))

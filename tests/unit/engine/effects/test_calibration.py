@@ -291,9 +291,20 @@ def calibrate_with(prior, pilot, past):
 
 def test_past_experiments_that_say_little_leave_the_prior_its_tails():
     components = prior_components(0.05, 0.02)
-    vague = given_past(components, 0.05, np.array([0.05]), np.array([1e6]))
+    vague = given_past(components, np.array([0.05]), np.array([1e6]))
     assert np.exp(vague.log_weight) == pytest.approx(np.exp(components.log_weight), rel=1e-3, abs=1e-6)
     assert vague.center == pytest.approx(components.center, rel=1e-3)
-    precise = given_past(components, 0.05, np.array([0.05, 0.05]), np.array([0.005, 0.005]))
+    precise = given_past(components, np.array([0.05, 0.05]), np.array([0.005, 0.005]))
     assert np.exp(precise.log_weight[0]) > 0.99
-    assert float(np.exp(precise.log_weight) @ precise.center) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("error", [0.005, 0.01, 0.02])
+def test_an_experiment_that_confirms_the_catalogue_moves_its_mean_by_little(error: float):
+    prior = PRIOR.model_copy(update={"mean": 0.05, "sd": 0.02})
+    assert calibrate(prior, experiments([0.05], [error])).mean == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize(("effect", "error"), [(0.02, 0.01), (0.03, 0.01), (0.02, 0.002), (0.04, 0.01)])
+def test_an_uncertain_prior_and_a_larger_result_meet_between_the_two(effect: float, error: float):
+    prior = PRIOR.model_copy(update={"mean": 0.01, "sd": 0.02})
+    assert 0.01 < calibrate(prior, experiments([effect], [error])).mean < effect

@@ -89,7 +89,7 @@ def test_experiments_with_one_variant_have_the_posterior_of_their_joint_normal_d
 
 
 def test_without_experiments_the_mean_is_that_of_the_catalogue_and_a_share_does_nothing_or_several_times_as_much():
-    prior = without_experiments(COMPONENTS)
+    prior = without_experiments(MEAN, SD)
     assert float(prior.weight @ prior.mean) == pytest.approx(MEAN, rel=1e-9)
     weight, mean, spread = prior.next_campaign()
     below = lambda effect: float(weight @ stats.norm.cdf(effect, mean, spread))  # noqa: E731
