@@ -10,15 +10,38 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
+from typing import Any, TypeVar
 
 from schemas import Catalogue, install
+from streams.silence import Silence, read_process_clock
 
-__all__ = ["child_process", "end_with_parent", "install_catalogue", "limit_memory", "write_catalogue"]
+__all__ = [
+    "ProcessStalled",
+    "child_process",
+    "end_with_parent",
+    "install_catalogue",
+    "limit_memory",
+    "while_computing",
+    "write_catalogue",
+]
+
+T = TypeVar("T")
+
+STALL_S = 20.0
+_LOOK_S = 0.5
+
+
+class ProcessStalled(RuntimeError):
+    """A process that has to compute has used no processor for a while, although it could have."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the process of the computation stood still for {seconds:g} s and was killed")
 
 
 @asynccontextmanager
@@ -36,6 +59,30 @@ async def child_process(
         yield process
     finally:
         await _kill_group(process)
+
+
+async def while_computing(process: Process, work: Coroutine[Any, Any, T], stall_s: float = STALL_S) -> T:
+    """Await ``work`` while the process, which computes all that time, uses a processor.
+
+    Where the system does not tell that, the work alone is awaited.
+
+    Raises:
+        ProcessStalled: when the process used none for ``stall_s``; time in which it waited for one does not count.
+    """
+    waiting = asyncio.create_task(work)
+    silence, running_s = Silence(), -1.0
+    try:
+        while not (await asyncio.wait({waiting}, timeout=_LOOK_S))[0]:
+            clock = read_process_clock(process.pid)
+            if clock is None or clock.running_s > running_s:
+                silence.end()
+                running_s = running_s if clock is None else clock.running_s
+            if silence.seconds(process.pid, time.monotonic()) > stall_s:
+                raise ProcessStalled(stall_s)
+        return await waiting
+    finally:
+        waiting.cancel()
+        await asyncio.wait({waiting})
 
 
 async def _kill_group(process: Process) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from engine.twins import TwinModel
 from schemas import EffectPrior, SimulationRequest
 from sql.simulation_store import Pins
-from streams.child_process import child_process, write_catalogue
+from streams.child_process import ProcessStalled, child_process, while_computing, write_catalogue
 from streams.registry import write_parts
 from streams.settings import Settings
 from streams.simulation.computation import DeadlineExceeded
@@ -57,13 +57,17 @@ class ShardProcess:
         Raises:
             DeadlineExceeded: when the computation takes too long.
             SimulationFailed: when it cannot be computed.
-            ProcessEnded: when the process was killed. After each of these the process is of no further use.
+            ProcessEnded: when the process was killed, or stands still. After each of these the process is of no further use.
         """
         assert self._process.stdin is not None  # it is a pipe
         assert self._process.stdout is not None
         try:
             self._process.stdin.write(f"{first_block} {end_block}\n".encode())
-            line = await asyncio.wait_for(self._process.stdout.readline(), _LOAD_S + self._deadline_s)
+            line = await while_computing(
+                self._process, asyncio.wait_for(self._process.stdout.readline(), _LOAD_S + self._deadline_s)
+            )
+        except ProcessStalled as stalled:
+            raise ProcessEnded(str(stalled)) from None
         except TimeoutError:
             raise DeadlineExceeded(self._deadline_s) from None
         except ConnectionError:

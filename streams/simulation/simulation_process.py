@@ -20,7 +20,7 @@ from schemas import EffectPrior, SimulationRequest, SimulationResult, in_effect
 from schemas.base import Frozen
 from schemas.thresholds import LineThresholds
 from sql.simulation_store import Pins, Recipe
-from streams.child_process import child_process, write_catalogue
+from streams.child_process import ProcessStalled, child_process, while_computing, write_catalogue
 from streams.registry import write_parts
 from streams.settings import Settings
 from streams.simulation.computation import DeadlineExceeded
@@ -57,7 +57,7 @@ class SimulationFailed(RuntimeError):
 
 
 class ProcessEnded(RuntimeError):
-    """The process ended without a result: it was killed, or could not load in time what it needs. Another try can succeed."""
+    """The process ended without a result: it was killed, stood still, or did not load in time what it needs: try again."""
 
 
 class SimulationSpec(Frozen):
@@ -97,7 +97,7 @@ async def simulate_in_subprocess(
         SimulationRefused: when the twins cannot be simulated.
         DeadlineExceeded: when the computation takes too long.
         SimulationFailed: when it cannot be computed for another reason.
-        ProcessEnded: when the process was killed, or loaded for too long.
+        ProcessEnded: when the process was killed, stood still, or loaded for too long.
         ConnectionError: when a service that it needs is unavailable.
     """
     with tempfile.TemporaryDirectory(prefix="twinstream-simulation-") as scratch:
@@ -153,7 +153,9 @@ async def _wait_for_result(process: Process, deadline_s: float) -> None:
     except TimeoutError:
         raise ProcessEnded(f"the model or the stored twins were not loaded within {load_s:g} s") from None
     try:
-        await asyncio.wait_for(process.wait(), deadline_s)
+        await while_computing(process, asyncio.wait_for(process.wait(), deadline_s))
+    except ProcessStalled as stalled:
+        raise ProcessEnded(str(stalled)) from None
     except TimeoutError:
         error = DeadlineExceeded(deadline_s) if line == COMPUTING else ProcessEnded("the process reported nothing and did not end")
         raise error from None

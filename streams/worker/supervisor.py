@@ -33,13 +33,13 @@ from deploy.stack import describe_exit
 from sql.interrupted_work_store import InterruptedWork
 from streams.kafka.work_marks import WorkMarks, shared_slots
 from streams.settings import Role, Settings
+from streams.silence import Silence
 from streams.worker.file_limit import raise_file_limit
 from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file
 from streams.worker.rights import warn_of_excess_rights
 from streams.worker.role_process import STACKS_SIGNAL, Report, run_role_process
 from streams.worker.service_manager import ALIVE, STARTED, notify_service_manager
-from streams.worker.silence import Silence
 from streams.worker.startup import Activity, StartStalled, Startup, read_activity
 
 __all__ = ["WorkerFailed", "Workers", "preload", "run_worker"]

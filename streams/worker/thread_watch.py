@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from streams.worker.silence import ProcessClock, read_clock
+from streams.silence import ProcessClock, read_clock
 
 __all__ = ["PoolThread", "ThreadWatch", "pool_threads"]
 

@@ -17,6 +17,7 @@ from engine.twins import TwinModel
 from schemas import InterventionConfig, SimulationRequest
 from sql.shard_store import NewShard
 from sql.simulation_store import Pins, Recipe
+from streams.child_process import while_computing
 from streams.settings import Settings
 from streams.simulation.computation import sum_recipe
 from streams.simulation.shard_process import ShardProcess
@@ -63,6 +64,17 @@ async def test_a_killed_process_can_be_tried_again_and_an_impossible_shard_fails
         os.kill(process._process.pid, signal.SIGKILL)
         with pytest.raises(ProcessEnded, match="exit code -9"):
             await process.compute(1, 2)
+
+
+async def test_a_process_that_stands_still_is_given_up_as_one_that_can_be_tried_again(model, scratch, monkeypatch):
+    monkeypatch.setattr(while_computing, "__defaults__", (1.0,))
+    pins, request = pinned(model)
+    async with ShardProcess.start(Settings(), pins, request, {}, model) as process:
+        await process.compute(2, 3)
+        os.kill(process._process.pid, signal.SIGSTOP)
+        with pytest.raises(ProcessEnded, match="stood still for 1 s and was killed"):
+            await process.compute(0, 2)
+    assert list(scratch.iterdir()) == []
 
 
 def test_shards_cover_all_blocks_once(model):

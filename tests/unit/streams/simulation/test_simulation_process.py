@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import tempfile
+from asyncio.subprocess import Process
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from engine.twins import TwinModel
 from schemas import EffectPrior, InterventionConfig, SimulationRequest, SimulationResult
 from sql.simulation_store import Pins, Recipe
 from streams.settings import Settings
+from streams.simulation import simulation_process
 from streams.simulation.computation import DeadlineExceeded, prepare_twins, simulate_population
 from streams.simulation.simulation_process import ProcessEnded, SimulationFailed, SimulationRefused, simulate_in_subprocess
 from tests.models import hcp_model
@@ -91,6 +94,22 @@ async def test_a_killed_process_can_be_tried_again(model, scratch):
     os.kill((await started(scratch))[0], signal.SIGKILL)
     with pytest.raises(ProcessEnded, match="exit code -9"):
         await computation
+
+
+async def test_a_process_that_stands_still_can_be_tried_again(model, scratch, monkeypatch):
+    computing, watched = asyncio.Event(), simulation_process.while_computing
+
+    async def watch(process: Process, work: Coroutine[Any, Any, int]) -> int:
+        computing.set()
+        return await watched(process, work, 1.0)
+
+    monkeypatch.setattr(simulation_process, "while_computing", watch)
+    computation = asyncio.create_task(simulate(model, 1_000_000))
+    await computing.wait()
+    os.kill(processes(scratch)[0], signal.SIGSTOP)
+    with pytest.raises(ProcessEnded, match="stood still for 1 s and was killed"):
+        await computation
+    assert (processes(scratch), list(scratch.iterdir())) == ([], [])
 
 
 async def test_a_cancelled_computation_leaves_no_process_and_no_file(model, scratch):

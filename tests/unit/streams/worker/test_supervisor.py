@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from streams.settings import Settings
+from streams.silence import Silence
 from streams.worker import supervisor
 from streams.worker.role_process import Report
-from streams.worker.silence import Silence
 from streams.worker.startup import Activity
 from streams.worker.supervisor import LONGEST_PAUSE_S, STEADY_S, WorkerFailed, Workers, _Child
 

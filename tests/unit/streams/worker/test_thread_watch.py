@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from streams.worker.silence import ProcessClock
+from streams.silence import ProcessClock
 from streams.worker.thread_watch import PoolThread, ThreadWatch, pool_threads
 
 BLOCKED = PoolThread(1, ProcessClock("S", 2.5, 0.0), waits_for_lock=True)

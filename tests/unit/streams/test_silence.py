@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from streams.worker.silence import ProcessClock, Silence, read_process_clock
+from streams.silence import ProcessClock, Silence, read_process_clock
 
 SLEEPS = ProcessClock("S", 1.0, 0.0)
 
