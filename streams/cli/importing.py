@@ -30,8 +30,8 @@ app = typer.Typer()
 _CLAIMS = "Claims by month, and by drug"
 _COLUMNS = ("Column", "Values", "Feature", "Rule", "Score", "Reason")
 _EDITOR = (
-    "COLUMN=FEATURE or COLUMN=FEATURE:RULE changes a line, COLUMN=own makes it a feature of your own, COLUMN= leaves it out; "
-    "Enter saves"
+    "COLUMN=FEATURE or COLUMN=FEATURE:RULE changes a line, COLUMN=own or COLUMN=own:NAME makes it a feature of your own, "
+    "COLUMN= leaves it out; Enter saves"
 )
 
 
@@ -61,7 +61,8 @@ def import_table(
         typer.Option(
             "--map",
             metavar="COLUMN=FEATURE[:RULE]",
-            help="What a column is, such as NPI=entity_id; COLUMN=own for a feature of your own, COLUMN= for none; repeatable.",
+            help="What a column is, such as NPI=entity_id; COLUMN=own or COLUMN=own:NAME[:RULE] for a feature of your own, "
+            "COLUMN= for none; repeatable.",
         ),
     ] = None,
     save_as: Annotated[

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import get_args
 
 from schemas.base import require_one_of
@@ -17,19 +19,23 @@ from streams.tables.headers import header_key
 from streams.tables.mapped import quantile_cuts
 from streams.tables.mapping import ColumnUse, Rule, RuleName, TableMapping
 
-__all__ = ["OWN", "build_mapping", "parse_choice"]
+__all__ = ["OWN", "build_mapping", "own_name", "parse_choice"]
 
 OWN = "own"
-"""Stands in an answer for a feature of the user's own, named by the column."""
+"""Stands in an answer for a feature of the user's own, named by the column, or as ``own:NAME`` says."""
 
 AS_ASKED = "as you asked"
 """Reason of an answer of the user's own."""
 
 _GROUPS = {"decile": 10, "tier": 5}
+_LONGEST = 100
+_NAME = rf"[A-Za-z][A-Za-z0-9_]{{0,{_LONGEST - 1}}}"
+"""Names of columns, as the catalogue has them."""
+_SLIP = 0.8
 
 
 def parse_choice(text: str, profiles: Sequence[ColumnProfile], twin_type: TwinType) -> tuple[str, Candidate | None]:
-    """Read an answer such as ``NPI=entity_id``, ``ST=region:us_region``, ``Rx $=own``, or ``Notes=`` for a column that is left out.
+    """Read an answer such as ``NPI=entity_id``, ``ST=region:us_region``, ``Rx $=own``, ``Rx $=own:sales``, or ``Notes=`` for none.
 
     Returns:
         The header of the column, and its use; None where it is left out.
@@ -44,9 +50,9 @@ def parse_choice(text: str, profiles: Sequence[ColumnProfile], twin_type: TwinTy
     feature, _, rule = (part.strip() for part in answer.partition(":"))
     if not feature:
         return profile.name, None
-    if feature == OWN:
-        return profile.name, Candidate(profile.name, _own_name(profile.name), str(Rule.parse(rule or "value")), 1.0, AS_ASKED)
     declared = entity_columns(twin_type)
+    if feature == OWN:
+        return profile.name, _own_feature(profile.name, rule, declared)
     require_one_of("feature", feature, declared)
     if rule:
         parsed = Rule.parse(rule)
@@ -95,9 +101,42 @@ def _best_rule(profile: ColumnProfile, column: Column, twin_type: TwinType) -> C
     return best._replace(score=1.0, reason=AS_ASKED)
 
 
-def _own_name(header: str) -> str:
+def _own_feature(header: str, answer: str, declared: Mapping[str, Column]) -> Candidate:
+    """The column as a feature of the user's own.
+
+    Args:
+        header: of the column.
+        answer: what follows ``own:``, a rule, a name, or ``NAME:RULE``; empty for the name that the header makes, and the value.
+        declared: columns of the twin type, whose names are none of the user's own.
+
+    Raises:
+        ValueError: for a name that the catalogue would not take, that is declared, or that cannot be made of the header.
+    """
+    rules = get_args(RuleName)
+    is_rule = answer.partition(" ")[0] in rules
+    name, _, rule = ("", "", answer) if is_rule else (part.strip() for part in answer.partition(":"))
+    form = f"--map {header!r}={OWN}:NAME"
+    if not rule and (alike := get_close_matches(name.partition(" ")[0], rules, 1, _SLIP)):
+        raise ValueError(f"{name!r} is like the rule {alike[0]}: write that, or {OWN}:{name}:value for a feature of this name")
+    own = name or own_name(header)
+    if not own:
+        raise ValueError(f"{header!r} has no letters that make a name: name the feature yourself, {form}")
+    if not re.fullmatch(_NAME, own):
+        raise ValueError(f"{own!r} is no name of a feature: letters a to z, digits and _ make one, a letter first, {form}")
+    if own in declared:
+        raise ValueError(f"{header!r} as {own!r} is a declared column: {header}={own} maps it to that, {form} makes it your own")
+    return Candidate(header, own, str(Rule.parse(rule or "value")), 1.0, AS_ASKED)
+
+
+def own_name(header: str) -> str:
+    """The name of an own feature by the header of its column, as the catalogue has names; empty where no letter makes one.
+
+    >>> own_name("Próbki PLN"), own_name("Ścieżka"), own_name("120 Größen"), own_name("地域")
+    ('probki_pln', 'sciezka', 'column_120_grossen', '')
+    """
     terms, year = name_parts(header)
-    return "_".join([*terms, *([str(year)] if year else [])])
+    name = "_".join([*terms, *([str(year)] if year else [])])[:_LONGEST]
+    return f"column_{name}"[:_LONGEST] if name[:1].isdigit() else name
 
 
 def build_mapping(

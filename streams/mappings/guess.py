@@ -1,9 +1,10 @@
 """Guesses which column of a table is which feature, with a score and the reason; what is not clear is left open.
 
 The score of a column as a feature is 0.6 times how alike the names are and 0.4 times how well the values fit, both 0 to 1; a
-declared name scores 1 where its values fit. Where nearly all values are levels that the catalogue declares for a feature, the name
-counts as at least 0.6 alike. A guess is used from ``ACCEPTED`` on, unless another column or feature scores within
-``CLOSE``. Everything else is shown with its best candidate and waits for an answer.
+declared name scores 1 where its values fit. Names are compared without accents. Values that are levels of a feature fit it by the
+share of the rows whose level the catalogue declares; where that is half of them or more, the name counts as at least 0.6 alike. A
+guess is used from ``ACCEPTED`` on, unless another column or feature scores within ``CLOSE``. Everything else is shown with its best
+candidate and waits for an answer.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from schemas.twin_types import TWIN_TYPES, TwinType
+from streams.mappings.letters import latin_letters
 from streams.mappings.names import likeness, name_parts
 from streams.mappings.profile import ColumnProfile
-from streams.mappings.values import Fit, is_spelled_as, value_fit
+from streams.mappings.values import Fit, spelled_share, value_fit
 from streams.mappings.vocabulary import aliases_of
 from streams.tables import Column, entity_columns
 from streams.tables.declared import ID_COLUMNS
@@ -36,6 +38,7 @@ _ENTITY = "entity_id"
 _BY_THE_MONTH = frozenset({"interaction_frequency"})
 _NAME_WEIGHT = 0.6
 _SPELLED = 0.6
+_MOST = 0.5
 _MONEY = frozenset({"dollars", "euros", "pounds", "amount", "cost", "paid", "price", "spend", "sales", "revenue", "payment"})
 _CHANGES = {"prescribing_change": "decile"}
 """Targets that are the change of a volume from one year to the next, and the feature whose names and rule that volume has."""
@@ -192,9 +195,9 @@ def _scored(profile: ColumnProfile, column: Column, rule: str, likely: float, ph
     terms = set(name_parts(profile.name).terms)
     if terms & _MONEY:
         fit = Fit(0.0, "it holds amounts of money")
-    alike = max(likely, _SPELLED) if rule == "value" and is_spelled_as(profile, column) else likely
+    alike = max(likely, _SPELLED) if rule == "value" and spelled_share(profile, column) >= _MOST else likely
     names = ID_COLUMNS if column.name == _ENTITY else (column.name,)
-    is_declared = rule == "value" and header_key(profile.name) in map(header_key, names)
+    is_declared = rule == "value" and header_key(latin_letters(profile.name)) in map(header_key, names)
     score = 0.0 if fit.score == 0 else 1.0 if is_declared else _NAME_WEIGHT * alike + (1 - _NAME_WEIGHT) * fit.score
     if rule == "value" and column.is_fraction and "percent" in terms and not is_declared:
         score, fit = min(score, ACCEPTED - 0.05), Fit(fit.score, f"percent by its name, fractions by its values ({fit.reason})")

@@ -8,6 +8,8 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import NamedTuple
 
+from streams.mappings.letters import latin_letters
+
 __all__ = ["NameParts", "likeness", "name_parts"]
 
 _ABBREVIATIONS = {
@@ -76,11 +78,12 @@ class NameParts(NamedTuple):
 
 @lru_cache(maxsize=10_000)
 def name_parts(name: str) -> NameParts:
-    """The words of a name, abbreviations written out, without fillers.
+    """The words of a name in letters a to z, abbreviations written out where they are whole words, without fillers.
 
     >>> name_parts("Spec Desc"), name_parts("Tot Rx '23")
     (NameParts(terms=('specialty',), year=None), NameParts(terms=('total', 'prescriptions'), year=2023))
     """
+    name = latin_letters(name)
     year = next((int(match.group(1)) for match in _YEAR.finditer(name)), None)
     text = _YEAR.sub(" ", name)
     if year is None and (match := _SHORT_YEAR.search(text)):

@@ -12,7 +12,7 @@ from streams.mappings.vocabulary import SPECIALTY_WORDS
 from streams.tables import Column
 from streams.tables.us_regions import is_state
 
-__all__ = ["Fit", "is_spelled_as", "usual_share", "value_fit"]
+__all__ = ["Fit", "is_spelled_as", "spelled_share", "usual_share", "value_fit"]
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d.*|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}.*|\d{4}/\d\d/\d\d.*|(?:19|20)\d{6}")
 _REGIONS = frozenset(
@@ -53,6 +53,7 @@ _LEVEL_WORDS = {"specialty": SPECIALTY_WORDS, "preferred_channel": _CHANNELS, "a
 _NPI_PREFIX = "80840"
 _MAX_LEVELS = 500
 _NEARLY_ALL = 0.95
+_SHOWN = 5
 _FLAG_TEXTS = frozenset({"true", "false", "1", "0", "yes", "no", "y", "n", "t", "f"})
 
 
@@ -76,8 +77,13 @@ def value_fit(profile: ColumnProfile, column: Column, rule: str) -> Fit:
 
 def is_spelled_as(profile: ColumnProfile, column: Column) -> bool:
     """Whether nearly all cells are levels of a column in spellings of the catalogue, which hardly any other column has."""
+    return spelled_share(profile, column) >= _NEARLY_ALL
+
+
+def spelled_share(profile: ColumnProfile, column: Column) -> float:
+    """Share of the rows whose value is a declared level of a category; 0 where all values are one, or yes and no."""
     is_told_apart = profile.n_different >= 2 and not all(str(text).casefold() in _FLAG_TEXTS for text in profile.levels.index)
-    return column.kind == "category" and is_told_apart and _declared_share(profile, column) >= _NEARLY_ALL
+    return _declared_share(profile, column) if column.kind == "category" and is_told_apart else 0.0
 
 
 def usual_share(profile: ColumnProfile, column: Column) -> float | None:
@@ -93,6 +99,14 @@ def _declared_share(profile: ColumnProfile, column: Column) -> float:
     """Share of the rows whose value is a level that the catalogue declares, in any of its spellings."""
     spellings = catalogue_in_effect().spellings.get(column.name)
     return profile.share_of(lambda text: level_key(text) in spellings) if spellings else 0.0
+
+
+def _undeclared(profile: ColumnProfile, column: Column) -> str:
+    """The most frequent values that are no declared level, with their rows; empty where there is none."""
+    spellings = catalogue_in_effect().spellings.get(column.name, {})
+    others = [f"{text!r} {n:,}" for text, n in profile.levels.items() if level_key(str(text)) not in spellings]
+    more = f" and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
+    return f", not declared are {', '.join(others[:_SHOWN])}{more}" if others else ""
 
 
 # -- rules
@@ -159,7 +173,7 @@ def _category(profile: ColumnProfile, column: Column) -> Fit:
     if profile.n_different > _MAX_LEVELS or (rows >= 50 and profile.n_different > 0.5 * rows):
         return Fit(0.0, f"{profile.n_different:,} different values are too many levels")
     if (declared := _declared_share(profile, column)) >= 0.5:
-        return Fit(1.0 if declared >= _NEARLY_ALL else 0.8, f"{declared:.0%} of its values are levels of the catalogue")
+        return Fit(declared, f"{declared:.0%} of its values are levels of the catalogue{_undeclared(profile, column)}")
     share = usual_share(profile, column)
     if share is not None and column.name in _LEVEL_WORDS:
         return Fit(1.0 if share >= 0.5 else 0.5 if share else 0.3, f"{share:.0%} of its values are usual levels")

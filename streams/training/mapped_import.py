@@ -88,11 +88,18 @@ class Proposal:
         """The proposal with answers such as ``NPI=entity_id``; a feature that another column had is taken from it.
 
         Raises:
-            ValueError: for an answer that cannot be read.
+            ValueError: for an answer that cannot be read, and for two that make two columns the same feature.
         """
         decided = dict(self.decided)
+        column_of: dict[str, str] = {}
         for answer in answers:
             column, use = parse_choice(answer, self.profiles, self.twin_type)
+            if use and (first := column_of.setdefault(use.feature, column)) != column:
+                raise ValueError(
+                    f"{first!r} and {column!r} would both be {use.feature}: leave one out with --map 'COLUMN=', or name an own"
+                    f" feature with --map {column!r}=own:NAME"
+                )
+            _refuse_second_own(decided, column, use, self.twin_type)
             decided = {name: item for name, item in decided.items() if not (item and use and item.feature == use.feature)}
             decided[column] = use
         return replace(self, decided=decided, guesses=guess_columns(self.profiles, self.twin_type, decided))
@@ -105,6 +112,20 @@ class Proposal:
         """
         built = build_mapping(name or mapping_name(self.source), self.guesses, self.raw, self.twin_type, self.options)
         return built if self.earlier is None else _changed(self.earlier, built, self.raw.headers, name)
+
+
+def _refuse_second_own(decided: Mapping[str, Candidate | None], column: str, use: Candidate | None, twin_type: TwinType) -> None:
+    """Refuse an own feature of the name that the own feature of another column has, which would be lost.
+
+    Raises:
+        ValueError: with both columns.
+    """
+    others = [name for name, item in decided.items() if use and item and item.feature == use.feature and name != column]
+    if use and others and use.feature not in entity_columns(twin_type):
+        raise ValueError(
+            f"{others[0]!r} and {column!r} would both be {use.feature}: name this one with --map {column!r}=own:NAME, or leave"
+            f" the other out before with --map {others[0]!r}="
+        )
 
 
 def _changed(earlier: TableMapping, built: TableMapping, headers: Sequence[str], name: str | None) -> TableMapping:
