@@ -232,7 +232,7 @@ def _import_mapped(
     """Guess, show, ask on a terminal, save, and write."""
     from streams.mappings import mapping_path, save_mapping
     from streams.training import write_table
-    from streams.training.mapped_import import import_by_mapping, propose
+    from streams.training.mapped_import import import_by_mapping, propose, reading_notes
 
     folder = mappings_folder()
     proposal = propose(source, twin_type, reading, folder, answers, save_as)
@@ -245,8 +245,8 @@ def _import_mapped(
         _refuse_other_mapping(path, proposal)
         save_mapping(mapping, path)
     imported = None if out is None else import_by_mapping(proposal, mapping, target)
+    notify_remarks(reading_notes(proposal, mapping) if imported is None else imported.remarks)
     if imported is not None and out is not None:
-        notify_remarks(imported.remarks)
         write_table(imported.frame, out)
     payload = {
         "mapping": str(path),

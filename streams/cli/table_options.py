@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from schemas.twin_types import TwinType
 from streams.cli.connection import load_settings, mappings_folder
 from streams.cli.output import notify
-from streams.mappings.saved import load_mapping, matching_mappings
+from streams.mappings.saved import absent_columns, load_mapping, matching_mappings
 from streams.tables.declared import Kind
 from streams.tables.files import table_headers
 from streams.tables.mapping import TableMapping
@@ -161,6 +161,9 @@ def saved_mapping(source: Path, twin_type: TwinType, options: TableOptions) -> T
     if len(fitting) > 1:
         names = ", ".join(mapping.name for mapping in fitting)
         raise ValueError(f"{source.name}: several saved mappings fit, {names}: choose one with --mapping, or none")
+    if not fitting:
+        for text in absent_columns(headers, folder, twin_type):
+            notify(f"{source.name}: {text}")
     return fitting[0] if fitting else None
 
 

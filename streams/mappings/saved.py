@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from schemas.twin_types import TwinType
 from streams.tables.headers import header_key
 from streams.tables.mapping import RULES, TableMapping
 
-__all__ = ["FOLDER", "load_mapping", "mapping_name", "mapping_path", "matching_mappings", "save_mapping"]
+__all__ = ["FOLDER", "absent_columns", "load_mapping", "mapping_name", "mapping_path", "matching_mappings", "save_mapping"]
 
 FOLDER = Path("mappings")
 """Where mappings are, in the working folder."""
@@ -81,6 +82,22 @@ def matching_mappings(headers: Sequence[str], folder: Path = FOLDER) -> list[Tab
     keys = set(map(header_key, headers))
     mappings = [_read(path) for path in sorted(folder.glob(f"*{_ENDING}"))] if folder.is_dir() else []
     return [mapping for mapping in mappings if _renames(mapping) and any(keys >= needed for needed in _needed_keys(mapping))]
+
+
+def absent_columns(headers: Sequence[str], folder: Path, twin_type: TwinType) -> list[str]:
+    """Why a mapping in the folder does not fit a table that has most of its columns, and what applies it; a sentence each."""
+    keys = set(map(header_key, headers))
+    sentences = []
+    for mapping in map(_read, sorted(folder.glob(f"*{_ENDING}"))) if folder.is_dir() else []:
+        columns = list(dict.fromkeys(mapping.headers()))
+        absent = [column for column in columns if header_key(column) not in keys]
+        if mapping.twin_type is twin_type and _renames(mapping) and 0 < len(absent) < len(columns) / 2:
+            names = ", ".join(map(repr, absent))
+            sentences.append(
+                f"the saved mapping {mapping.name!r} is not used, as there is no column {names}: --mapping {mapping.name} reads the"
+                f" others by it"
+            )
+    return sentences
 
 
 def _renames(mapping: TableMapping) -> bool:

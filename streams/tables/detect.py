@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from streams.tables.headers import header_key
 
-__all__ = ["Dialect", "decode_text", "detect_delimiter", "is_wide"]
+__all__ = ["Dialect", "decode_text", "detect_delimiter", "encoding_note", "is_wide"]
 
 _SAMPLE_BYTES = 65_536
 _SAMPLE_ROWS = 200
@@ -23,6 +23,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+_GUESSED = ("cp1252", "latin-1")
+"""Encodings of one byte a letter that are guessed in this order; every text is one in the last."""
 
 
 def decode_text(content: bytes, encoding: str | None) -> tuple[bytes, str | None]:
@@ -38,10 +41,23 @@ def decode_text(content: bytes, encoding: str | None) -> tuple[bytes, str | None
         if content.isascii() or _is_in(content, "utf-8"):
             return content, None
         _refuse_damaged(content)
-        return _decode(content, "cp1252" if _is_in(content, "cp1252") else "latin-1")
+        return _decode(content, next(encoding for encoding in _GUESSED if _is_in(content, encoding)))
     if name == "utf-8-sig":
         return content.removeprefix(codecs.BOM_UTF8), None
     return _decode(content, name)
+
+
+def encoding_note(encoding: str, stated: str | None) -> str:
+    """What to tell of an encoding: one of 8 bits that nobody stated is guessed, as no byte tells it from others.
+
+    >>> encoding_note("utf-16", None)
+    'read as utf-16'
+    """
+    if stated is None and encoding in _GUESSED:
+        return (
+            f"read as {encoding}, guessed as it is not UTF-8: where letters are wrong, name another one, such as --encoding cp1250"
+        )
+    return f"read as {encoding}"
 
 
 def _decode(content: bytes, name: str) -> tuple[bytes, str]:

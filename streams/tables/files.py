@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from streams.tables.blocks import BLOCK_ROWS, concat_tables, folder_files, header_part, open_text, parquet_blocks, text_parts
 from streams.tables.conversion import as_flags
-from streams.tables.detect import DELIMITER_NAMES, Dialect, decode_text, detect_delimiter, is_wide
+from streams.tables.detect import DELIMITER_NAMES, Dialect, decode_text, detect_delimiter, encoding_note, is_wide
 from streams.tables.headers import header_key
 from streams.tables.options import TableOptions
 from streams.tables.queries import QUERY_SUFFIX, query_blocks
@@ -171,7 +171,7 @@ def _decoded(content: bytes, options: TableOptions, declared_keys: Collection[st
     if not lines:
         raise ValueError("it has no line")
     dialect = dialect or detect_delimiter(lines, options.delimiter or sign, declared_keys)
-    notes = [f"read as {encoding}, it is not UTF-8"] if encoding else []
+    notes = [encoding_note(encoding, options.encoding)] if encoding else []
     if dialect.delimiter != "," and options.delimiter is None:
         notes.append(f"the delimiter is {DELIMITER_NAMES.get(dialect.delimiter, repr(dialect.delimiter))}")
     return _Content(content, dialect, tuple(notes))

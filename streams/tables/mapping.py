@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Annotated, Literal, NamedTuple, Self, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.base import require_one_of
 from schemas.twin_types import TWIN_TYPES, TwinType
 
-__all__ = ["RULES", "ColumnUse", "Rule", "TableMapping"]
+__all__ = ["RULES", "ColumnUse", "Rule", "TableMapping", "require_zone"]
 
 RuleName = Literal["value", "us_region", "decile", "tier", "percent", "years_before", "days_before", "change"]
 
@@ -109,6 +110,24 @@ class ColumnUse(BaseModel):
         return (self.column,) if before is None else (self.column, before)
 
 
+def require_zone(name: str) -> None:
+    """Refuse what is no name of a time zone.
+
+    Raises:
+        ValueError: with names that are.
+    """
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"unknown time zone {name!r}: use a name such as UTC, Europe/Berlin or America/New_York") from None
+
+
+def _is_zone(name: str | None) -> str | None:
+    if name is not None:
+        require_zone(name)
+    return name
+
+
 class TableMapping(BaseModel):
     """Which column is which feature, target, id or time.
 
@@ -117,6 +136,7 @@ class TableMapping(BaseModel):
         twin_type: of the entities.
         columns: by the declared name, such as ``entity_id`` or ``decile``; a name that is not declared is a feature of your own.
         left_out: columns that are not used, and why.
+        timezone: name of the zone of times that are written without one, unless another one is stated.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -125,6 +145,7 @@ class TableMapping(BaseModel):
     twin_type: TwinType
     columns: Annotated[dict[str, ColumnUse], Field(min_length=1)]
     left_out: dict[str, str] = {}
+    timezone: Annotated[str | None, AfterValidator(_is_zone)] = None
 
     def headers(self) -> Iterator[str]:
         """All columns that are read, in the order of the mapping; a column of several uses comes several times."""

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import SecretStr
 
 from schemas.base import require_one_of
 from streams.tables.declared import Kind
-from streams.tables.mapping import TableMapping
+from streams.tables.mapping import TableMapping, require_zone
 
 __all__ = ["DateOrder", "Decimal", "TableOptions", "TimeUnit"]
 
@@ -90,14 +89,7 @@ class TableOptions:
         if self.encoding is not None:
             _require_encoding(self.encoding)
         if self.timezone is not None:
-            _require_zone(self.timezone)
-
-
-def _require_zone(name: str) -> None:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"unknown time zone {name!r}: use a name such as UTC, Europe/Berlin or America/New_York") from None
+            require_zone(self.timezone)
 
 
 def _require_encoding(name: str) -> None:

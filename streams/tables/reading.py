@@ -93,7 +93,8 @@ def convert_table(raw: RawTable, declared: Mapping[str, Column], options: TableO
     """
     if options.mapping is not None:
         mapped = map_headers(raw, declared, options.mapping)
-        return apply_rules(convert_table(mapped.raw, mapped.declared, replace(options, mapping=None)), mapped.uses)
+        zone = options.timezone or options.mapping.timezone
+        return apply_rules(convert_table(mapped.raw, mapped.declared, replace(options, mapping=None, timezone=zone)), mapped.uses)
     table, problems = name_columns(raw, declared)
     if below := header_below(raw, frozenset(map(header_key, declared))):
         raise TableRefused(raw.name, [below])

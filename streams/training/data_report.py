@@ -22,6 +22,8 @@ from engine.twins.leakage import FeatureKnowledge, copied_columns, feature_knowl
 from schemas import TWIN_TYPES, ModelCard, TwinType
 from schemas.fidelity_models import ColumnShift
 from schemas.identifiers import entity_column
+from schemas.level_meaning import declared_level
+from schemas.levels import levels_of
 from sql.training_data_store import OBSERVED
 from streams.mappings.names import name_parts
 from streams.tables import TableOptions, TableReading
@@ -133,12 +135,18 @@ def _column_lines(reading: TableReading, twin_type: TwinType, target: str) -> li
         return "feature" if column in names else "own feature"
 
     return [
-        ColumnLine(str(column), role(str(column)), float(frame[column].isna().mean()), _content(frame[column]), beyond[str(column)])
+        ColumnLine(
+            str(column),
+            role(str(column)),
+            float(frame[column].isna().mean()),
+            _content(frame[column], str(column)),
+            beyond[str(column)],
+        )
         for column in frame
     ]
 
 
-def _content(column: pd.Series[Any]) -> str:
+def _content(column: pd.Series[Any], name: str) -> str:
     present = column.dropna()
     if present.empty:
         return "empty"
@@ -147,12 +155,18 @@ def _content(column: pd.Series[Any]) -> str:
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         low, middle, high = (float(present.quantile(share)) for share in (0, 0.5, 1))
         return f"{low:g} .. {middle:g} .. {high:g}"
-    counts = present.astype(str).value_counts()
+    counts = _as_levels(present, name).value_counts()
     if len(counts) > len(present) / 2 and len(present) > _RARE_ROWS:
         return f"{len(counts):,} different values"
     shown = ", ".join(f"{level} {share:.0%}" for level, share in (counts / len(present))[:_SHOWN_LEVELS].items())
     rare = int((counts < _RARE_ROWS).sum())
     return f"{len(counts):,} levels: {shown}" + (f"; {rare:,} with fewer than {_RARE_ROWS} rows" if rare else "")
+
+
+def _as_levels(column: pd.Series[Any], name: str) -> pd.Series[str]:
+    """The column with each value as the level that it means, whatever its spelling."""
+    levels = levels_of(column)
+    return levels.texts({text: declared_level(name, spelled) for text, spelled in levels.spellings().items()})
 
 
 def _facts(reading: TableReading, twin_type: TwinType) -> list[str]:

@@ -33,7 +33,7 @@ from streams.tables.headers import header_key
 from streams.training.datasets import has_declared_names, is_known_layout, mapped_table
 from streams.training.imported_table import ImportedTable
 
-__all__ = ["Proposal", "import_by_mapping", "needs_mapping", "propose"]
+__all__ = ["Proposal", "import_by_mapping", "needs_mapping", "propose", "reading_notes"]
 
 
 def needs_mapping(path: Path, twin_type: TwinType, target: str | None, options: TableOptions, *, is_asked: bool) -> bool:
@@ -111,7 +111,9 @@ class Proposal:
             ValueError: when no column has a use, or two have the same.
         """
         built = build_mapping(name or mapping_name(self.source), self.guesses, self.raw, self.twin_type, self.options)
-        return built if self.earlier is None else _changed(self.earlier, built, self.raw.headers, name)
+        zone = self.options.timezone or (self.earlier.timezone if self.earlier else None)
+        changed = built if self.earlier is None else _changed(self.earlier, built, self.raw.headers, name)
+        return changed.model_copy(update={"timezone": zone})
 
 
 def _refuse_second_own(decided: Mapping[str, Candidate | None], column: str, use: Candidate | None, twin_type: TwinType) -> None:
@@ -173,10 +175,11 @@ def propose(
     raw = load_table(path, options, frozenset(map(header_key, entity_columns(twin_type))))
     if below := header_below(raw, frozenset(map(header_key, entity_columns(twin_type)))):
         raise TableRefused(raw.name, [below])
-    profiles = profile_table(raw, options)
     earlier = options.mapping
     if earlier is None and not options.ignores_mappings:
         earlier = _saved(path, raw.headers, twin_type, folder, save_as)
+    zone = options.timezone or (earlier.timezone if earlier else None)
+    profiles = profile_table(raw, replace(options, timezone=zone))
     decided = _decided(earlier, raw.headers) if earlier else {}
     guesses = guess_columns(profiles, twin_type, decided)
     return Proposal(path, twin_type, options, raw, profiles, guesses, decided, earlier).answered(answers)
@@ -204,6 +207,15 @@ def _decided(mapping: TableMapping, headers: Sequence[str]) -> dict[str, Candida
         if header_key(use.column) in by_key
     }
     return {**uses, **{header: None for header in headers if header not in uses}}
+
+
+def reading_notes(proposal: Proposal, mapping: TableMapping) -> list[str]:
+    """What a user should be told of reading the table by a mapping that is only saved; what is wrong with it is told too."""
+    try:
+        reading = convert_table(proposal.raw, entity_columns(proposal.twin_type), replace(proposal.options, mapping=mapping))
+    except TableRefused as refused:
+        return [*proposal.raw.notes, *(f"the table cannot be read by it yet: {problem}" for problem in refused.problems)]
+    return reading.remarks()
 
 
 def import_by_mapping(proposal: Proposal, mapping: TableMapping, target: str | None) -> ImportedTable:

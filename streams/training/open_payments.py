@@ -61,6 +61,10 @@ _KINDS: Mapping[str, Kind] = {
 }
 _MARKS = frozenset(map(header_key, ("Total_Amount_of_Payment_USDollars", "Date_of_Payment", "Program_Year")))
 _HOSPITAL = "hospital"
+_NO_IDS = (
+    "no payment to a physician has an id: it is read from the first of the columns "
+    f"{', '.join(_LAYOUT[ENTITY])} that the file has; leave out one that is empty, so that the next is read"
+)
 
 
 def is_open_payments(headers: Sequence[str]) -> bool:
@@ -77,7 +81,7 @@ def open_payments_table(paths: Sequence[Path], twin_type: TwinType, options: Tab
         options: of reading.
 
     Raises:
-        TableRefused: when a needed column is missing, or too many rows are bad.
+        TableRefused: when a needed column is missing, no payment has the id of a physician, or too many rows are bad.
         ValueError: for another twin type.
     """
     require_hcp(twin_type)
@@ -93,6 +97,8 @@ def open_payments_table(paths: Sequence[Path], twin_type: TwinType, options: Tab
         sums = [_added([*sums, _summed(physicians)])]
         if "maker" in physicians:
             makers = pd.concat([makers, physicians[[*_KEYS, "maker"]].dropna()]).drop_duplicates()
+    if sums[0].empty:
+        raise TableRefused(blocks.summary.name, [_NO_IDS])
     result = _features(sums[0], makers.groupby(_KEYS).size())
     notes = (
         "one row for each physician and year of the program; payments were not randomised, no effect may be claimed from them",

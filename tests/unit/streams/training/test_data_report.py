@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.fidelity.input_drift import histogram
-from schemas import Baseline, Brand, ModelCard, TwinModelMetrics, TwinType
+from schemas import BUILT_IN, Baseline, Brand, ModelCard, TwinModelMetrics, TwinType, in_effect
 from streams.cli import data
 from streams.cli.app import app
 from streams.tables import entity_columns, read_frame
@@ -148,3 +148,11 @@ def test_the_command_compares_with_the_champion_where_it_is_reached(tmp_path: Pa
     output = CliRunner().invoke(app, ["data", "check", "table.csv"]).stdout
     assert "drift against the training rows of" in output
     assert "specialty (index" in output
+
+
+def test_spellings_of_a_level_are_one_level():
+    spelled = BUILT_IN.with_entries({"levels": {"specialty": {"kardiologia": ["KARDIO", "Choroby serca"]}}})
+    frame = prescribers(specialty=np.resize(["KARDIO", "kardiologia", "Choroby serca", "Urologia", "UROLOGIA"], N))
+    with in_effect(spelled):
+        (line,) = [item for item in report(frame).columns if item.name == "specialty"]
+    assert line.content.startswith("2 levels: kardiologia 60%, ")

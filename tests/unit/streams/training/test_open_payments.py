@@ -91,3 +91,10 @@ def test_a_bad_amount_refuses_its_row_with_its_number(tmp_path: Path):
     rows = (*ROWS, *[ROWS[0]] * 40, row("7,1234567893", CARDIOLOGY, "banana", "03/04/2023"))
     imported = read_training_table([write(tmp_path, SINCE_2021, rows)], TwinType.HCP, options=TableOptions())
     assert "  row 47, dollars: 'banana' is no number" in imported.remarks
+
+
+def test_payments_without_an_id_of_any_physician_are_refused(tmp_path: Path):
+    rows = (row("7,", CARDIOLOGY, "5", "01/01/2023"),)
+    with pytest.raises(TableRefused, match="no payment to a physician has an id") as refused:
+        read_training_table([write(tmp_path, SINCE_2021, rows)], TwinType.HCP)
+    assert "Covered_Recipient_Profile_ID" in str(refused.value)
