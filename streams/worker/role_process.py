@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import faulthandler
 import gc
 import logging
@@ -12,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import MutableSequence, Sequence
+from contextlib import suppress
 from ctypes import c_double
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +35,7 @@ ORPHAN_S = 1.5
 STACKS_SIGNAL = signal.SIGUSR1
 """Makes the process of a role write the stack of each thread to its log, also when none of them runs Python code any more."""
 _EXIT_S = 2.0
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _MAX_REASON_CHARACTERS = 500  # a short report is written to the pipe completely or, when that is full, not at all
 
 
@@ -77,6 +80,7 @@ def run_role_process(
     without waiting for threads and tasks that are left: one of them may hang.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_forking_process()
     os.set_blocking(reports.fileno(), False)
     collect_garbage_rarely()
     write_logs(role, log_folder)
@@ -86,6 +90,12 @@ def run_role_process(
     status = _run(role, settings, _Reporter(reports, settings.stop_limit_s, pulse, member))
     logging.shutdown()
     os._exit(status)
+
+
+def _end_with_forking_process() -> None:
+    """Let Linux kill this process when the one that forked it ends: its supervisor could no longer tell whether it runs."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _run(role: Role, settings: Settings, observer: _Reporter) -> int:

@@ -17,9 +17,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
@@ -39,6 +40,7 @@ from streams.worker.local_stack import Notify
 from streams.worker.log_setup import log_file
 from streams.worker.rights import warn_of_excess_rights
 from streams.worker.role_process import STACKS_SIGNAL, Report, run_role_process
+from streams.worker.role_start import LEFT_BEHIND, RoleStart, end_left_behind
 from streams.worker.service_manager import ALIVE, STARTED, notify_service_manager
 from streams.worker.startup import Activity, StartStalled, Startup, read_activity
 
@@ -79,6 +81,7 @@ class _Child:
         last_report: its report about why it ends; stopping can take it seconds after that.
         is_ready: whether this process has processed events.
         hangs_at_start: how often in a row it was killed because it hung before it was ready.
+        start: of the next process, None unless one is being started.
     """
 
     role: Role
@@ -94,6 +97,7 @@ class _Child:
     last_report: Report | None = None
     is_ready: bool = False
     hangs_at_start: int = 0
+    start: RoleStart | None = None
 
     def read_reports(self) -> list[Report]:
         """The reports since the last call, and the one about its end that came before."""
@@ -166,6 +170,7 @@ class Workers:
         self._stopping.set()
         self._supervisor.join()
         for child in self._children:
+            self._take_started(child)
             if child.process.is_alive():
                 child.process.terminate()
         stop_s = self._settings.stop_limit_s + _STOP_MARGIN_S
@@ -176,6 +181,12 @@ class Workers:
                 LOG.warning("the role %s did not stop within %g s and was killed", child.role, stop_s)
                 child.process.kill()
                 child.process.join()
+
+    def _take_started(self, child: _Child) -> None:
+        """Take over the process that is being started, so that it is stopped too; one that is not there then ends as an orphan."""
+        if child.start is not None:
+            with suppress(OSError, EOFError):
+                child.process, child.reports = child.start.result(KILL_S) or (child.process, child.reports)
 
     @property
     def pids(self) -> dict[Role, int]:
@@ -246,6 +257,7 @@ class Workers:
             member = f"{role}-{self._id}"  # no other process has this name at the same time: the last one has ended
             marks = self._marks[role], self._interrupted[role]
             arguments = (role, self._settings, self._log_folder, sender, exits, self._pulse, member, *marks)
+            preload()  # unless the process that forks the roles has ended, it runs
             process = self._context.Process(target=run_role_process, args=arguments, name=f"twinstream-{role}", daemon=True)
             process.start()
         return process, receiver
@@ -260,7 +272,9 @@ class Workers:
 
     def _pause_s(self) -> float:
         """Seconds until this process looks after its children again, unless one ends before."""
-        due = min((child.restart_at for child in self._children if child.restart_at is not None), default=math.inf)
+        due = min(
+            (child.restart_at for child in self._children if child.restart_at is not None and not child.start), default=math.inf
+        )
         return min(_SUPERVISE_S, max(0.0, due - time.monotonic()))
 
     def _update_safely(self, child: _Child) -> None:
@@ -295,17 +309,24 @@ class Workers:
         self._handle_exit(child, [*reports, Report("error", reason)], now)
 
     def _restart(self, child: _Child, now: float) -> None:
+        """Start a process, or look whether it is started: to import all libraries again takes tens of seconds on a busy machine."""
+        if child.start is None:
+            child.start = RoleStart(partial(self._spawn, child.role, child.exits))
         try:
-            child.process, child.reports = self._spawn(child.role, child.exits)
+            started = child.start.result()
         except (OSError, EOFError) as error:  # the machine has no process or file left
-            child.restart_at = now + LONGEST_PAUSE_S
+            child.start, child.restart_at = None, now + LONGEST_PAUSE_S
             LOG.warning("the role %s could not be restarted: %s; trying again in %g s", child.role, error, LONGEST_PAUSE_S)
-        else:
-            child.started_at, child.restart_at = now, None
+            return
+        if started is not None:
+            child.process, child.reports = started
+            child.start, child.started_at, child.restart_at = None, now, None
             child.silence, child.last_report, child.is_ready = Silence(), None, False
 
     def _handle_exit(self, child: _Child, reports: Sequence[Report], now: float) -> None:
         child.reports.close()
+        if child.process.exitcode == LEFT_BEHIND:
+            end_left_behind(child.process.pid, KILL_S)
         in_work = WorkMarks(self._marks[child.role]).take(datetime.now(UTC))
         not_stored = [] if child.is_ready else self._interrupted[child.role]  # the process may have ended before it stored them
         self._interrupted[child.role] = [*not_stored, *in_work]

@@ -96,6 +96,33 @@ def test_a_worker_that_stands_still_is_missed_by_its_roles_and_by_the_service_ma
     wait_until("the role has ended with its worker", lambda: live(port)[0] == 0)
 
 
+def children_of(pid: int) -> dict[int, str]:
+    """Command lines of the children of a process."""
+    lines = subprocess.run(["ps", "-axww", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in lines.splitlines()]
+    return {int(child): command for child, parent, command in rows if int(parent) == pid}
+
+
+def test_a_role_ends_with_the_process_that_forked_it_and_starts_again_with_a_new_one(tmp_path: Path, manager: socket.socket):
+    port = free_port()
+    program = tmp_path / "worker.py"
+    program.write_text(RUNS_A_ROLE, encoding="utf-8")
+    with subprocess.Popen([sys.executable, program, str(port)], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as worker:
+        try:
+            wait_until("the role is alive", lambda: live(port)[0] == 200)
+            (server,) = [pid for pid, command in children_of(worker.pid).items() if "forkserver" in command]
+            (role,) = children_of(server)
+            os.kill(server, signal.SIGKILL)
+            wait_until("the role has ended", lambda: live(port)[0] == 0)
+            wait_until("another process of the role is alive", lambda: live(port)[0] == 200)
+            (server,) = [pid for pid, command in children_of(worker.pid).items() if "forkserver" in command]
+            assert role not in children_of(server)
+        finally:
+            worker.kill()
+        assert worker.stderr is not None
+        assert "cannot listen" not in worker.stderr.read()
+
+
 def test_a_service_manager_with_an_abstract_socket_is_told(monkeypatch: pytest.MonkeyPatch):
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux has abstract sockets")
