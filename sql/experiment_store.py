@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import asyncpg
@@ -31,6 +31,7 @@ __all__ = [
     "content_digest",
     "current_priors",
     "current_version",
+    "effects_behind_catalogue",
     "effects_of_erased",
     "experiments",
     "known_priors",
@@ -39,6 +40,7 @@ __all__ = [
     "outdated_priors",
     "priors_at_version",
     "redact_experiment",
+    "renew_for_catalogue",
     "renew_prior",
     "unusable_experiments",
 ]
@@ -75,6 +77,11 @@ coalesce((SELECT p.version FROM effect_pins p WHERE p.line = {line} ORDER BY p.n
 """The effects version that simulations of a line take: the one that a person has chosen, else the newest."""
 
 VERSION = f"SELECT {IN_EFFECT.format(line='$1')}"
+
+BEHIND = """
+SELECT line FROM (
+    SELECT DISTINCT ON (line) line, catalogue_version FROM effect_versions ORDER BY line, version DESC
+) newest WHERE coalesce(catalogue_version, 0) < $1 AND ($2::text IS NULL OR line = $2) ORDER BY line"""
 
 NEW_VERSION = """
 INSERT INTO effect_versions (line, version, experiments, catalogue_version)
@@ -187,6 +194,37 @@ async def renew_prior(database: Database, line: str, intervention: str, calibrat
         in_effect = await current_version(connection, line) == await newest_version(connection, line)
     prior, ids = EffectPrior(**last[0]["prior"]), tuple(last[0]["experiments"])
     return EffectsEvent(line=line, prior=prior, experiments=ids, in_effect=in_effect)
+
+
+async def effects_behind_catalogue(database: Database) -> list[str]:
+    """Lines whose newest effects version was computed under an earlier catalogue than the one in effect."""
+    return [row["line"] for row in await database.fetch(BEHIND, catalogue_in_effect().version, None)]
+
+
+async def renew_for_catalogue(
+    database: Database, line: str, calibrate: Calibration, publish: Callable[[EffectsEvent], Awaitable[None]]
+) -> list[EffectsEvent]:
+    """Compute the priors of all campaigns under the catalogue in effect, and add a version where one is another one.
+
+    So priors follow from the catalogue and the experiments, whichever came first. The new priors are passed to ``publish`` before
+    the transaction ends, and returned; repeated, nothing changes. Simulations that are pinned to a version before keep its priors.
+    """
+    async with transaction(database) as connection:
+        await connection.execute(LOCK, line)
+        if not await connection.fetch(BEHIND, catalogue_in_effect().version, line):
+            return []
+        version = await newest_version(connection, line) + 1
+        changed = await _changed_priors(connection, line, version, set(INTERVENTIONS), calibrate)
+        if not changed:
+            return []
+        await _store_version(connection, line, version, changed)
+        in_effect = await current_version(connection, line) == version
+        events = [
+            EffectsEvent(line=line, prior=prior, experiments=tuple(ids), in_effect=in_effect) for prior, ids in changed.values()
+        ]
+        for event in events:
+            await publish(event)
+    return events
 
 
 async def experiments(database: Database, line: str, intervention: str | None = None) -> list[StoredExperiment]:
@@ -329,30 +367,45 @@ def content_digest(experiment: ExperimentResult) -> bytes:
 async def _add_version(connection: Connection, line: str, intervention: str, calibrate: Calibration) -> int:
     """Add the version of today's valid experiments, and return it: priors of the intervention, and of others that they change."""
     version = await newest_version(connection, line) + 1
+    stored = [row.experiment for row in await experiments(connection, line)]
+    names = {intervention, *_may_learn(intervention, stored)}
+    changed = await _changed_priors(connection, line, version, names, calibrate, always=intervention)
+    await _store_version(connection, line, version, changed)
+    return version
+
+
+_Changed: TypeAlias = dict[str, tuple[EffectPrior, list[str]]]
+
+
+async def _changed_priors(
+    connection: Connection, line: str, version: int, names: set[str], calibrate: Calibration, always: str | None = None
+) -> _Changed:
+    """The priors of interventions, of those that differ from the version before and of ``always``, with their experiments' ids."""
     stored = await experiments(connection, line)
     valid = [row.experiment for row in stored if not row.experiment.withdrawn]
     reaches = {row.experiment.experiment_id: row.reach for row in stored if row.reach is not None and not row.experiment.withdrawn}
     before = await priors_at_version(connection, line, version - 1)
 
-    def changed_priors() -> dict[str, tuple[EffectPrior, list[str]]]:
+    def changed_priors() -> _Changed:
         changed = {}
-        for name in sorted({intervention, *_may_learn(intervention, [row.experiment for row in stored])}):
+        for name in sorted(names):
             own = [experiment for experiment in valid if experiment.intervention.intervention_type == name]
             others = [experiment for experiment in valid if experiment.intervention.intervention_type != name]
             prior = calibrate(name, own, reaches, others)
-            if name == intervention or not _is_alike(prior, before.get(name) or calibrate(name, [], {}, [])):
+            if name == always or not _is_alike(prior, before.get(name) or calibrate(name, [], {}, [])):
                 ids = sorted(experiment.experiment_id for experiment in own if experiment.measures_target)
                 changed[name] = (prior.model_copy(update={"version": version}), ids)
         return changed
 
-    changed = await asyncio.to_thread(
-        changed_priors
-    )  # NumPy computes beside the event loop, which serves the other lines meanwhile
+    # NumPy computes beside the event loop, which serves the other lines meanwhile
+    return await asyncio.to_thread(changed_priors)
+
+
+async def _store_version(connection: Connection, line: str, version: int, changed: _Changed) -> None:
     await connection.execute(NEW_VERSION, line, version, catalogue_in_effect().version)
     await connection.execute(CARRY_OVER, line, version, [*changed])
     for name, (prior, ids) in changed.items():
         await connection.execute(ADD_PRIOR, line, version, name, prior.model_dump(mode="json"), ids)
-    return version
 
 
 def _may_learn(intervention: str, stored: Sequence[ExperimentResult]) -> set[str]:

@@ -7,12 +7,20 @@ from functools import partial
 from typing import Any
 
 from engine.effects import catalogue_prior
-from schemas import EffectsEvent, ExperimentResult
+from schemas import EffectsEvent, ExperimentResult, catalogue_in_effect
 from schemas.base import shorten, utc_time
+from schemas.catalogue_in_effect import in_effect
 from schemas.effect_priors import EFFECTS_METHOD
 from sql.effects_store import lines_to_announce, publish_choice
 from sql.erasure_store import NamesErased
-from sql.experiment_store import DifferentExperiment, outdated_priors, renew_prior, unusable_experiments
+from sql.experiment_store import (
+    DifferentExperiment,
+    effects_behind_catalogue,
+    outdated_priors,
+    renew_for_catalogue,
+    renew_prior,
+    unusable_experiments,
+)
 from streams.errors import describe_error, is_waited_for, require_clear
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
@@ -34,6 +42,7 @@ __all__ = ["attach"]
 LOG = logging.getLogger(__name__)
 _RENEW_S = 30.0
 _ANNOUNCE_S = 5.0
+_CATALOGUE_S = 5.0
 _KINDS: dict[type[Exception], str] = {
     DifferentExperiment: "conflict",
     ImplausibleExperiment: "invalid",
@@ -56,6 +65,12 @@ def attach(app: TwinApp, services: Services) -> None:
     async def renew_priors() -> None:
         await _renew(app, services)
 
+    settled: dict[str, int] = {}
+
+    async def follow_catalogue() -> None:
+        """Compute the priors of lines again whose effects rest on an earlier catalogue."""
+        await _follow_catalogue(app, services, settled)
+
     async def announce_choices() -> None:
         """Publish the choices that a command has stored and could not publish."""
         for line in await lines_to_announce(app.pool):
@@ -65,6 +80,7 @@ def attach(app: TwinApp, services: Services) -> None:
         await process_event(app, partial(_tell_unusable, app), partial(_report, app))
 
     app.run_every(_RENEW_S, renew_priors)
+    app.run_every(_CATALOGUE_S, follow_catalogue)
     app.run_every(_ANNOUNCE_S, announce_choices)
     app.task(tell_unusable)
 
@@ -94,6 +110,20 @@ async def _renew(app: TwinApp, services: Services) -> None:
             failures.append(error)
     if failures:
         raise failures[0]
+
+
+async def _follow_catalogue(app: TwinApp, services: Services, settled: dict[str, int]) -> None:
+    """Let the priors of each line follow the catalogue in effect, once for each version of it: ``settled`` has the last one."""
+    for line in await effects_behind_catalogue(app.pool):
+        with in_effect(catalogue_in_effect()) as catalogue:  # one version from begin to end
+            if settled.get(line) == catalogue.version:
+                continue
+            async with services.simulator.turns.of(line):
+                events = await renew_for_catalogue(app.pool, line, calibrated_prior, partial(_publish, app))
+            settled[line] = catalogue.version
+        for effects in events:
+            campaign = effects.prior.intervention_type
+            await publish_choice(app.pool, line, catalogue_prior, partial(_publish, app), after=campaign)
 
 
 async def _tell_unusable(app: TwinApp) -> None:

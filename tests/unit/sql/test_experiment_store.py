@@ -10,7 +10,8 @@ from itertools import permutations
 
 import pytest
 
-from schemas import Brand, EffectPrior, ExperimentResult, InterventionConfig, Reach, TwinType
+from engine.effects import calibrate, catalogue_prior
+from schemas import BUILT_IN, Brand, EffectPrior, EffectsEvent, ExperimentResult, InterventionConfig, Reach, TwinType, in_effect
 from sql.database import Pool
 from sql.experiment_store import (
     DifferentExperiment,
@@ -18,9 +19,11 @@ from sql.experiment_store import (
     add_experiment,
     current_priors,
     current_version,
+    effects_behind_catalogue,
     experiments,
     outdated_priors,
     priors_at_version,
+    renew_for_catalogue,
     renew_prior,
     unusable_experiments,
 )
@@ -56,6 +59,16 @@ def average(
     ]
     mean = sum(effects) / max(len(results), 1)
     return EffectPrior(intervention_type=intervention, mean=mean, sd=0.01, n_experiments=len(results), source="mean")
+
+
+def of_catalogue(
+    intervention: str,
+    results: Sequence[ExperimentResult],
+    reaches: Mapping[str, Reach],
+    others: Sequence[ExperimentResult],
+) -> EffectPrior:
+    """The calibration of the service."""
+    return calibrate(catalogue_prior(intervention), results, reaches, others)
 
 
 async def test_an_experiment_makes_a_version_and_the_priors_of_every_version_can_be_read(pool: Pool) -> None:
@@ -214,6 +227,33 @@ async def test_priors_of_an_older_method_are_computed_again_once_and_their_versi
     assert await outdated_priors(pool, 2) == []
     assert await renew_prior(pool, *outdated[0], present, 2) in renewed
     assert await current_version(pool, LINE) == 4
+
+
+async def test_priors_are_the_same_whether_the_campaign_or_the_experiment_came_first(pool: Pool) -> None:
+    campaign = {"visit": {"channel": "email", "effect": {"mean": 0.06, "sd": 0.03}}}
+    later = BUILT_IN.with_entries({"campaigns": campaign}).model_copy(update={"version": 1})
+    published: list[EffectsEvent] = []
+
+    async def publish(event: EffectsEvent) -> None:
+        published.append(event)
+
+    await add_experiment(pool, an_experiment("a", 0.01), of_catalogue)
+    assert await effects_behind_catalogue(pool) == []
+    with in_effect(later):
+        assert await effects_behind_catalogue(pool) == [LINE]
+        events = await renew_for_catalogue(pool, LINE, of_catalogue, publish)
+        assert [(event.prior.intervention_type, event.prior.version, event.in_effect) for event in events] == [("visit", 2, True)]
+        assert (published, await effects_behind_catalogue(pool)) == (events, [])
+        assert await renew_for_catalogue(pool, LINE, of_catalogue, publish) == []
+        renewed = await current_priors(pool, LINE)
+        for revision, is_withdrawn in enumerate((True, False)):
+            state = {"withdrawn": is_withdrawn, "revision": revision}
+            await add_experiment(pool, an_experiment("a", 0.01).model_copy(update=state), of_catalogue)
+        again = await current_priors(pool, LINE)
+    assert {name: prior.model_copy(update={"version": 0}) for name, prior in renewed.items()} == {
+        name: prior.model_copy(update={"version": 0}) for name, prior in again.items()
+    }
+    assert renewed["visit"].borrowed
 
 
 async def test_an_experiment_that_is_none_any_more_keeps_no_other_from_being_used(pool: Pool, owner_pool: Pool) -> None:
