@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 
 from streams.cli.connection import load_settings, with_pool, with_read_pool
 from streams.cli.options import DryRunOption, JsonOption, ReasonOption, examples
-from streams.cli.output import Table, notify, print_result, show_progress
+from streams.cli.output import Table, is_terminal, notify, print_result, show_progress
 
 if TYPE_CHECKING:
     from schemas import Catalogue
@@ -100,14 +101,28 @@ def show(
     print_result(content, lambda: _yaml(content), as_json=as_json)
 
 
-@app.command(epilog=examples("twinstream catalogue apply", "twinstream catalogue apply --dry-run"))
-def apply(file: FileArgument = None, reason: ReasonOption = "", dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
+@app.command(
+    epilog=examples("twinstream catalogue apply", "twinstream catalogue apply --dry-run", "twinstream catalogue apply --expect 3")
+)
+def apply(
+    file: FileArgument = None,
+    reason: ReasonOption = "",
+    expect: Annotated[
+        int | None,
+        typer.Option(metavar="VERSION", min=0, help="Only if this version is in effect; 0 while none was applied."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Also take out entries, and undo what others have applied.")] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Put the catalogue of a file into effect.
 
-    Running workers follow within seconds. It is refused when it would break stored models, experiments or open windows.
+    Running workers follow within seconds. It is refused when it would break stored models, experiments or open windows. A file
+    that lacks entries of the version in effect, or that changes values after somebody else has applied a version, may be an old
+    one: what it would undo is named, and needs a confirmation on the terminal, or --yes.
     """
     _, catalogue = _read(file)
-    _apply(catalogue, reason, dry_run=dry_run, as_json=as_json)
+    _apply(catalogue, reason, dry_run=dry_run, as_json=as_json, expected=expect, may_lose=yes)
 
 
 @app.command(epilog=examples("twinstream catalogue history"))
@@ -155,29 +170,48 @@ def _of_version(version: int) -> Catalogue:
     return with_read_pool(lambda _, pool: catalogue_of_version(pool, version))
 
 
-def _apply(catalogue: Catalogue, reason: str, *, dry_run: bool, as_json: bool) -> None:
-    from streams.catalogue.applying import apply_catalogue, preview_catalogue
+def _apply(
+    catalogue: Catalogue, reason: str, *, dry_run: bool, as_json: bool, expected: int | None = None, may_lose: bool = True
+) -> None:
+    from streams.catalogue.applying import CatalogueConflict, apply_catalogue, preview_catalogue
     from streams.operations.operator import operator_name
 
     by = operator_name()
+
+    def run(expected: int | None, may_lose: bool) -> Applied:
+        return with_pool(
+            lambda settings, pool: apply_catalogue(
+                settings, pool, catalogue, applied_by=by, reason=reason, expected=expected, may_lose=may_lose
+            ),
+            "kafka",
+        )
+
     if dry_run:
         applied = with_read_pool(lambda _, pool: preview_catalogue(pool, catalogue))
     else:
-        applied = with_pool(
-            lambda settings, pool: apply_catalogue(settings, pool, catalogue, applied_by=by, reason=reason), "kafka"
-        )
+        try:
+            applied = run(expected, may_lose)
+        except CatalogueConflict as conflict:
+            if as_json or not is_terminal(sys.stdin) or expected not in (None, conflict.version):
+                raise
+            typer.confirm(f"{conflict}\nApply it all the same?", abort=True, err=True)
+            applied = run(conflict.version, may_lose=True)
     payload = {
         "version": applied.version._asdict() if applied.version else None,
         "changes": [change._asdict() for change in applied.changes],
     }
-    print_result(payload, lambda: _applied_text(applied, dry_run=dry_run), as_json=as_json)
+    print_result(payload, lambda: _applied_text(applied, by, dry_run=dry_run), as_json=as_json)
 
 
-def _applied_text(applied: Applied, *, dry_run: bool) -> str:
+def _applied_text(applied: Applied, by: str, *, dry_run: bool) -> str:
+    from streams.catalogue.applying import losses
+
     number = applied.version.version if applied.version else 0
     if not applied.changes:
         return f"nothing to change: version {number} is this catalogue"
     result = "nothing is stored that it would break" if dry_run else f"version {number} is in effect"
+    if dry_run and (undone := losses(applied.version, applied.changes, by)):
+        result += f"; --yes is needed, as it undoes {len(undone)} of these entries of version {number}"
     return "\n".join([*map(str, applied.changes), result])
 
 
