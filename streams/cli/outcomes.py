@@ -71,7 +71,8 @@ def publish(
 
     Columns are fields of an outcome, segment.DIMENSION, and features, also those that only models of the line have; a file with the
     columns of the training table can be published as it is. twin_type, brand, metric_type and observed_at are filled in where FILE
-    has no such column. All rows are checked before the first is sent.
+    has no such column: the time is then that of the first publication, and the same outcomes with their true times are others
+    later. All rows are checked before the first is sent.
 
     Publishing the same rows again changes nothing, in any file and order. Without event_id, entity and time name an outcome:
     another value for them corrects it. Without these either, equal rows are one outcome each within a file, and the same outcomes
@@ -135,7 +136,9 @@ def _read_file(
     frame, renamed = named_as_outcomes(reading.frame, twin_type, metric_type)
     notify_remarks([*reading.remarks(), *renamed])
     constants = {"twin_type": twin_type.value, "brand": str(brand), "metric_type": metric_type}
-    return OutcomeFile.oldest_first(reading.name, frame, reading.rows, constants, datetime.now(UTC))
+    outcomes = OutcomeFile.oldest_first(reading.name, frame, reading.rows, constants, datetime.now(UTC))
+    notify_remarks(outcomes.remarks())
+    return outcomes
 
 
 def _check_scale(outcomes: OutcomeFile, *, accept: bool) -> None:

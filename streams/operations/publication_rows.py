@@ -56,6 +56,19 @@ class OutcomeFile:
             frame, rows = frame.iloc[order].reset_index(drop=True), rows[order]
         return cls(name, frame, rows, {name: value for name, value in constants.items() if name not in frame}, fill_time)
 
+    def remarks(self) -> list[str]:
+        """What is filled in, and what follows from it."""
+        if _TIME in self.frame:
+            return []
+        filled = (
+            f"no column says when the outcomes were observed: {_TIME} of all {len(self.frame):,} rows is the time of their first"
+            f" publication, now {self.fill_time:%Y-%m-%d %H:%M:%S} UTC"
+        )
+        if _ID in self.frame:
+            return [filled]
+        later = "published with their true times later, they count again as other outcomes"
+        return [f"{filled}; {later}: if a column has the time, name it {_TIME}, or map it (import FILE --map COLUMN={_TIME})"]
+
     def chunks(self, size: int) -> Iterator[tuple[int, Iterator[FileEvent | str]]]:
         """Parts of the file: index of the first row, and each row as an event, or why it is none."""
         for first in range(0, len(self.frame), size):

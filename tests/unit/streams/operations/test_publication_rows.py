@@ -149,3 +149,14 @@ def test_rows_that_are_bad_for_one_reason_are_one_line_whatever_their_values():
     bad = [BadRow(row, f"decile: input should be a valid number, not {row!r}") for row in range(2, 10)]
     text = describe_rows([*bad, BadRow(3, "region: missing")])
     assert text == "row 2, 3, 4, 5, 6 ...: decile: input should be a valid number, not 2; row 3: region: missing"
+
+
+def test_a_file_without_times_says_which_time_it_gets_and_that_true_times_count_again():
+    rows = pd.DataFrame({"entity_id": ["a", "b"], "actual_value": [0.1, 0.2]})
+    (remark,) = OutcomeFile.oldest_first("f", rows, np.array([2, 3]), CONSTANTS, START).remarks()
+    assert f"of all 2 rows is the time of their first publication, now {START:%Y-%m-%d %H:%M:%S} UTC" in remark
+    assert "they count again as other outcomes" in remark
+    named = rows.assign(event_id=["x", "y"])
+    assert "count again" not in OutcomeFile.oldest_first("f", named, np.array([2, 3]), CONSTANTS, START).remarks()[0]
+    timed = rows.assign(observed_at=START)
+    assert OutcomeFile.oldest_first("f", timed, np.array([2, 3]), CONSTANTS, START).remarks() == []
