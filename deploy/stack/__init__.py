@@ -8,7 +8,7 @@ both servers share one folder and end with the process that started them.
 
 from deploy.stack.child import StackError, describe_exit
 from deploy.stack.jars import fetch_jars
-from deploy.stack.local import LocalStack, StackAddresses, running_stack
+from deploy.stack.local import LocalStack, StackAddresses, has_stack, running_stack
 from deploy.stack.part import free_port
 
-__all__ = ["LocalStack", "StackAddresses", "StackError", "describe_exit", "fetch_jars", "free_port", "running_stack"]
+__all__ = ["LocalStack", "StackAddresses", "StackError", "describe_exit", "fetch_jars", "free_port", "has_stack", "running_stack"]

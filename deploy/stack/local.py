@@ -21,7 +21,7 @@ from deploy.stack.keeper import Keeper
 from deploy.stack.part import MIN_FREE_MB, Part, PortTaken, free_port, is_free
 from deploy.stack.postgres import Postgres
 
-__all__ = ["LocalStack", "StackAddresses", "choose_ports", "running_stack"]
+__all__ = ["LocalStack", "StackAddresses", "choose_ports", "has_stack", "running_stack"]
 
 LOCK, STATE, PORTS = "stack.lock", "stack.json", "ports.json"
 PORT_NAMES = ("kafka", "kafka_controller", "postgres")
@@ -55,6 +55,11 @@ class StackAddresses:
             "TWIN_POSTGRES_READ_DSN": self.postgres_read_dsn,
             "TWIN_MLFLOW_URI": self.mlflow_uri,
         }
+
+
+def has_stack(home: Path) -> bool:
+    """Whether a stack was ever started in ``home``."""
+    return (home / PORTS).is_file()
 
 
 def running_stack(home: Path) -> StackAddresses | None:

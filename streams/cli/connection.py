@@ -37,27 +37,34 @@ def load_settings() -> Settings:
 
 
 @contextmanager
-def connected_service() -> Iterator[Settings]:
+def connected_service(*, may_create: bool = True) -> Iterator[Settings]:
     """Settings with every address filled in; a notice names the local stack where one is used.
 
+    Args:
+        may_create: whether a local stack is made in a folder that never had one.
+
     Raises:
+        NoLocalStack: when one would have to be made, and may not.
         ServerFailure: when the block cannot reach Kafka or Postgres, or finds no tables.
     """
     from streams.worker import connected
 
-    with connected(load_settings(), notify_once) as settings, explain_server_failures(settings):
+    with connected(load_settings(), notify_once, may_create=may_create) as settings, explain_server_failures(settings):
         yield settings
 
 
 def with_pool(work: Callable[[Settings, Pool], Awaitable[T]], *servers: Server) -> T:
-    """Run ``work`` with the settings of the service and connections to its database; ``servers`` are the others that it uses."""
-    with connected_service() as settings:
+    """Run ``work`` with the settings of the service and connections to its database; ``servers`` are the others that it uses.
+
+    A new local stack would have no tables, so none is made for it.
+    """
+    with connected_service(may_create=False) as settings:
         return run_command(settings, _on_pool(settings, settings.postgres_dsn.get_secret_value(), work), "postgres", *servers)
 
 
 def with_read_pool(work: Callable[[Settings, Pool], Awaitable[T]], *servers: Server) -> T:
     """Run ``work``, which only reads, as :func:`with_pool` does, as the user of the database that may only read."""
-    with connected_service() as settings:
+    with connected_service(may_create=False) as settings:
         return run_command(settings, _on_pool(settings, settings.read_dsn, work), "postgres", *servers)
 
 

@@ -9,7 +9,7 @@ import pytest
 from deploy.stack import StackAddresses
 from streams.client import NoKafkaAddress, TwinClient, discovery
 from streams.settings import Settings
-from streams.worker.local_stack import connected
+from streams.worker.local_stack import NoLocalStack, connected
 
 ADDRESSES = StackAddresses(1, "127.0.0.1:9", "postgresql://twin@127.0.0.1:8/twins", "sqlite:///mlflow.db")
 
@@ -40,6 +40,16 @@ def test_a_folder_elsewhere_is_remembered_too(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     discovery.write_last_home(tmp_path / "home", elsewhere)
     assert discovery.last_home(tmp_path / "home") == elsewhere
+
+
+def test_a_command_about_stored_things_makes_no_stack_in_a_folder_that_never_had_one(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "other" / ".twinstream")
+    with (
+        pytest.raises(NoLocalStack, match=r"no local stack in .*/other/.twinstream: .* TWIN_HOME"),
+        connected(settings, print, may_create=False),
+    ):
+        pass
+    assert not settings.home.exists()
 
 
 def test_settings_win_over_a_running_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
