@@ -151,7 +151,7 @@ class TrackRecord(Frozen):
 
     def __str__(self) -> str:
         if not self.n:
-            return "no simulation of this intervention has been tested by a real experiment yet"
+            return "no experiment has followed a simulation of this intervention with its dose and filters: none is compared yet"
         return (
             f"of {self.n} past simulations of this intervention tested by a real experiment, the interval of {self.n_inside} held"
             f" the observed effect, {self.n_agreeing} when the experiment's standard error is included"

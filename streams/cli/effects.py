@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_MOST_EXPERIMENTS = 10_000  # on all campaigns of a line: any of them may have taught a level
+
 VersionOption = Annotated[
     int | None, typer.Option("--version", metavar="NUMBER", min=0, help="An effects version; that in effect by default.")
 ]
@@ -74,7 +76,7 @@ def show(
         from sql.effects_store import experiment_rows
 
         effects = await _line_effects(pool, line)
-        return effects.campaign(intervention, version), await experiment_rows(pool, line, intervention)
+        return effects.campaign(intervention, version), await experiment_rows(pool, line, limit=_MOST_EXPERIMENTS)
 
     campaign, rows = with_read_pool(read)
     print_result(detailed_dict(campaign, rows), lambda: campaign_text(campaign, rows), as_json=as_json)

@@ -10,6 +10,7 @@ from engine.effects import catalogue_prior, prior_interval
 from schemas import INTERVENTIONS, EffectPrior, catalogue_in_effect
 from schemas.base import require_one_of
 from schemas.effect_priors import EffectScenario
+from schemas.level_meaning import declared_level, meaning_key
 from sql.effects_store import EffectsPin, EffectsVersion, ExperimentRow
 from streams.reporting.experiments import decision_text, experiment_cells, experiment_dict, prior_text
 from streams.reporting.formatting import align_columns, moment, number, share, signed_share, signed_share_range
@@ -144,7 +145,7 @@ def detailed_dict(campaign: CampaignEffect, rows: Sequence[ExperimentRow]) -> di
         "responses": [scenario.model_dump(exclude={"quantiles"}) for scenario in campaign.posterior.scenarios],
         "learned": [
             {"parameter": name, "factor": mean, "lower": low, "upper": high}
-            for name, mean, low, high in _learned(campaign.posterior)
+            for name, mean, low, high in _learned(campaign.posterior, rows)
         ],
         "experiments": [experiment_dict(row) for row in rows if row.experiment_id in campaign.experiments],
     }
@@ -173,7 +174,7 @@ def campaign_text(campaign: CampaignEffect, rows: Sequence[ExperimentRow]) -> st
         lines += ["tested doses:", *(f"  {dose}" for dose in doses)]
     if posterior.scenarios:
         lines += ["response to dose:", *(f"  {line}" for line in align_columns(_responses(posterior.scenarios), numeric=(0,)))]
-    if learned := _learned(posterior):
+    if learned := _learned(posterior, rows):
         cells = [(name, f"x {_factor(mean)}", f"95% {_factor(low)} to {_factor(high)}") for name, mean, low, high in learned]
         lines += [
             "learned beside it, factors of the effect (contacts, weeks, intensity: of the dose that gives half of it):",
@@ -189,7 +190,8 @@ def history_cells(event: EffectsVersion | EffectsPin) -> tuple[str, ...]:
     """A version or a choice as the cells of ``HISTORY_COLUMNS``."""
     if isinstance(event, EffectsPin):
         choice = "the newest version counts again" if event.version is None else f"rollback to version {event.version}"
-        return "", moment(event.pinned_at), f"{choice}, by {event.pinned_by}", "", event.reason
+        reason = f" ({event.reason})" if event.reason else ""
+        return "", moment(event.pinned_at), f"{choice}, by {event.pinned_by}{reason}", "", ""
     effects = [f"{name} {signed_share(prior.mean)}" for name, (prior, _) in event.priors.items() if prior.version == event.version]
     catalogue = "-" if event.catalogue_version is None else str(event.catalogue_version)
     experiments = f"{len(event.experiments)} experiments"
@@ -223,15 +225,28 @@ def _variants(prior: EffectPrior) -> Iterator[tuple[str, float, tuple[float, flo
         yield name, prior_interval(alone, 1e-9)[0], prior_interval(alone)
 
 
-def _learned(prior: EffectPrior) -> list[tuple[str, float, float, float]]:
+def _learned(prior: EffectPrior, rows: Sequence[ExperimentRow]) -> list[tuple[str, float, float, float]]:
     """Parameters that experiments have taught beside the base effect, as factors with their 95 % intervals."""
     if prior.learned is None:
         return []
     learned = prior.learned
-    names = [*learned.names, *(f"{dimension}={level}" for dimension, level in learned.levels)]
-    rows = zip(names, learned.mean, learned.shared, learned.factor, strict=True)
-    spreads = [(name, mean, _HALF * math.hypot(shared, *factor)) for name, mean, shared, factor in rows]
+    reported = _as_reported(rows)
+    names = [
+        *learned.names,
+        *(
+            f"{dimension}={declared_level(dimension, reported.get((dimension, level), level))}"
+            for dimension, level in learned.levels
+        ),
+    ]
+    parameters = zip(names, learned.mean, learned.shared, learned.factor, strict=True)
+    spreads = [(name, mean, _HALF * math.hypot(shared, *factor)) for name, mean, shared, factor in parameters]
     return [(name, math.exp(mean), math.exp(mean - half), math.exp(mean + half)) for name, mean, half in spreads]
+
+
+def _as_reported(rows: Sequence[ExperimentRow]) -> dict[tuple[str, str], str]:
+    """Spelling of the levels that experiments report, by column and the form in which levels are compared and stored."""
+    groups = [group for row in rows for group in row.body.get("subgroups") or ()]
+    return {(group["dimension"], meaning_key(group["dimension"], group["level"])): group["level"] for group in groups}
 
 
 def _factor(value: float) -> str:

@@ -10,7 +10,9 @@ from engine.effects.track_record import ComparedSimulation, compute_track_record
 def test_without_experiments_the_track_record_is_empty():
     record = compute_track_record([])
     assert (record.n, record.mean_error) == (0, None)
-    assert str(record) == "no simulation of this intervention has been tested by a real experiment yet"
+    assert str(record) == (
+        "no experiment has followed a simulation of this intervention with its dose and filters: none is compared yet"
+    )
 
 
 def test_an_effect_is_inside_the_interval_or_agrees_within_its_standard_error():

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from schemas import EffectPrior
+from schemas import BUILT_IN, EffectPrior, in_effect
 from schemas.effect_priors import LearnedParameters
-from sql.effects_store import EffectsPin, EffectsVersion, ExperimentDecision
+from sql.effects_store import EffectsPin, EffectsVersion, ExperimentDecision, ExperimentRow
 from streams.reporting.effects import LineEffects, campaign_cells, campaign_text, detailed_dict, history_cells, history_dict
 from streams.reporting.experiments import widening_reason
 
@@ -54,6 +54,17 @@ def test_what_experiments_have_taught_beside_the_base_effect_is_shown_as_factors
     assert [row["parameter"] for row in detailed_dict(campaign, [])["learned"]] == ["decile", "region=south"]
 
 
+def test_a_learned_level_is_spelled_as_the_catalogue_or_else_the_experiment_has_it() -> None:
+    levels = (("region", "podlasie"), ("region", "slaskie"))
+    learned = LearnedParameters(levels=levels, mean=(0.1, 0.0), shared=(0.0, 0.0), factor=((0.05,), (0.0, 0.05)))
+    campaign = LineEffects(LINE, (version(1, 0.02, "a", learned=learned),), (), in_effect=1).campaign("email_campaign")
+    groups = [{"dimension": "region", "level": "Podlasie"}, {"dimension": "region", "level": "SL"}]
+    row = ExperimentRow("b", LINE, "email_campaign", {"subgroups": groups}, b"", None, NOON, None, 0, 1)
+    with in_effect(BUILT_IN.with_entries({"levels": {"region": {"Slaskie": ["SL"]}}})):
+        names = [item["parameter"] for item in detailed_dict(campaign, [row])["learned"]]
+    assert names == ["region=Podlasie", "region=Slaskie"]
+
+
 def test_history_tells_who_withdrew_an_experiment_and_why() -> None:
     decision = ExperimentDecision("b", True, NOON, "ann@desk", "the arms were mixed up", 2)
     without = version(2, 0.02, "a")._replace(decision=decision)
@@ -69,7 +80,7 @@ def test_history_has_versions_and_rollbacks_the_newest_first() -> None:
     effects = LineEffects(LINE, (version(1, 0.02, "a"), version(2, 0.03, "a", "b")), (pin,), in_effect=1)
     events = effects.events()
     assert [history_dict(event)["event"] for event in events] == ["rollback", "version", "version"]
-    assert history_cells(events[0]) == ("", "2026-03-01 15:00:00", "rollback to version 1, by ann@desk", "", "b is doubted")
+    assert history_cells(events[0]) == ("", "2026-03-01 15:00:00", "rollback to version 1, by ann@desk (b is doubted)", "", "")
     assert history_cells(events[1])[2:] == ("2 experiments", "0", "email_campaign +3.0%")
 
 
