@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from schemas.clinical_terms import clinical_pattern, term_in
 from schemas.interventions import moderator_form
+from schemas.level_meaning import LIKENESS
 from schemas.levels import level_key
 from schemas.thresholds import LIMIT_RANGES
-from schemas.twin_types import TwinType
+from schemas.twin_types import TwinType, filter_hint
 
 if TYPE_CHECKING:
     from schemas.catalogue import Catalogue, ThresholdEntry, TwinTypeFields
@@ -40,6 +42,7 @@ def problems_of(catalogue: Catalogue, built_in: Catalogue) -> list[Problem]:
         *_brand_problems(catalogue),
         *_campaign_problems(catalogue),
         *_moderator_problems(catalogue),
+        *_slip_problems(catalogue, built_in),
         *_twin_type_problems(catalogue),
         *_level_problems(catalogue),
         *_clinical_problems(catalogue, built_in),
@@ -127,6 +130,20 @@ def _coefficient_problems(moderator: Moderator) -> Iterator[Problem]:
             yield place, "the log of a factor has a mean from -2 to 2 and a deviation from 0 to 1"
 
 
+def _slip_problems(catalogue: Catalogue, built_in: Catalogue) -> Iterator[Problem]:
+    """Levels of own moderators that are none of those declared for their feature, but like one: as likely a slip of the pen."""
+    for column, moderator in catalogue.moderators.items():
+        declared = catalogue.levels.get(column, {})
+        by_form = {form: level for level, others in declared.items() for text in (level, *others) for form in moderator_form(text)}
+        standard = built_in.moderators[column].levels if column in built_in.moderators else {}
+        for level in moderator.levels.keys() - by_form.keys() - standard.keys():
+            if alike := get_close_matches(level, by_form, n=1, cutoff=LIKENESS):
+                text = (
+                    f"{level!r} is no declared level of {column}: did you mean {by_form[alike[0]]!r}? If it is another one, declare"
+                )
+                yield ("moderators", column, "levels", level), f"{text} it under levels.{column}"
+
+
 def _twin_type_problems(catalogue: Catalogue) -> Iterator[Problem]:
     for twin_type in TwinType:
         fields = catalogue.twin_types.get(twin_type)
@@ -208,7 +225,7 @@ def _name_problems(fields: TwinTypeFields) -> Iterator[Problem]:
         places += [(("ratios", name, "denominator"), ratio.denominator)]
     for place, name in places:
         if name not in declared:
-            yield place, f"{name!r} is no feature: use one of {', '.join(sorted(declared))}"
+            yield place, f"{name!r} is no feature: {filter_hint(name, fields.filters)}use one of {', '.join(sorted(declared))}"
         elif place[0] in ("not_above", "ratios") and declared[name].kind not in _NUMBERS:
             yield place, f"{name!r} is a {declared[name].kind}: a number is needed here"
         elif place[0] == "segments" and declared[name].kind == "number":

@@ -14,13 +14,15 @@ from schemas.interventions import Moderator, moderator_form
 from schemas.levels import level_key, level_text
 from schemas.twin_types import segment_name
 
-__all__ = ["ALIKE", "declared_level", "level_hint", "meaning_key", "moderating_level", "same_segment", "spellings_of"]
+__all__ = ["ALIKE", "LIKENESS", "declared_level", "level_hint", "meaning_key", "moderating_level", "same_segment", "spellings_of"]
 
 ALIKE = "did you mean"
 """Begins the hint of a level that is like another one."""
 
+LIKENESS = 0.88
+"""Likeness of a slip, by ``difflib``: urology and neurology are less alike."""
+
 _LISTED = 10
-_ALIKE = 0.88  # likeness of a slip: urology and neurology are less alike
 
 
 def declared_level(column: str, value: object) -> str:
@@ -67,7 +69,7 @@ def level_hint(value: object, levels: Iterable[str], others: Collection[str] = (
     """
     names = list(dict.fromkeys(levels))
     by_key = {level_key(text): text for text in (*names, *others)}
-    alike = get_close_matches(level_key(level_text(value) or ""), by_key, n=1, cutoff=_ALIKE)
+    alike = get_close_matches(level_key(level_text(value) or ""), by_key, n=1, cutoff=LIKENESS)
     if alike:
         return f"{ALIKE} {by_key[alike[0]]}"
     return f"use one of {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"

@@ -37,6 +37,7 @@ __all__ = [
     "brand_name",
     "catalogue_brand",
     "dimension_of_other",
+    "filter_hint",
     "line_parts",
     "model_line",
     "other_segment",
@@ -334,6 +335,15 @@ BUILT_IN_TWIN_TYPES: Mapping[TwinType, TwinTypeEntry] = MappingProxyType(
 
 TWIN_TYPES: Mapping[TwinType, TwinTypeEntry] = MappingView(lambda catalogue: catalogue.entries)
 """Twin types of the catalogue in effect."""
+
+
+def filter_hint(name: str, filters: Mapping[str, str]) -> str:
+    """What to say of a name that is a filter where a feature is needed; empty for any other name.
+
+    >>> filter_hint("tier", HCP.filters)
+    "it is a filter on 'priority_tier': "
+    """
+    return f"it is a filter on {filters[name]!r}: " if filters.get(name, name) != name else ""
 
 
 def model_line(twin_type: TwinType, brand: str, target: str | None = None) -> str:

@@ -20,7 +20,7 @@ from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.filters import conditions, rows_matching
 from schemas.identifiers import entity_column
 from schemas.level_meaning import declared_level
-from schemas.twin_types import Target
+from schemas.twin_types import Target, filter_hint
 from streams.tables import Column, TableOptions, entity_columns, read_table
 
 __all__ = ["AnalysedTrial", "TrialColumns", "TrialRefused", "TrialRows", "analyse_rows", "read_rows"]
@@ -222,6 +222,8 @@ def _named(frame: pd.DataFrame, columns: TrialColumns, target: Target, twin_type
         raise TrialRefused(f"no column is named {names}: name that of the arm with --arm, one of {', '.join(present)}")
     entry = TWIN_TYPES[twin_type]
     for name in columns.dimensions:
+        if hint := filter_hint(name, entry.filters if name not in entry.by_name else {}):
+            raise TrialRefused(f"subgroup {name!r} is no feature of {twin_type} twins: {hint}use {entry.filters[name]!r}")
         require_one_of(f"subgroup of {twin_type} twins", name, entry.by_name)
     stated = (columns.cluster, columns.unit, *columns.covariates, *columns.dimensions)
     for name in (arm, columns.outcome or target.name, *filter(None, stated)):

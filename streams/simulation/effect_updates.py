@@ -11,6 +11,7 @@ from engine.effects import calibrate, catalogue_prior, surprise
 from engine.experiments import sample_ratio_warning
 from schemas import TWIN_TYPES, EffectPrior, EffectsEvent, ExperimentResult, Reach
 from schemas.base import EARLIEST
+from schemas.twin_types import filter_hint
 from sql.database import Pool
 from sql.experiment_store import StoredExperiment, add_experiment, experiments
 from streams.simulation.level_warnings import level_warnings
@@ -121,11 +122,13 @@ def require_plausible(experiment: ExperimentResult) -> None:
         if not low <= value <= high:
             allowed = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
             raise ImplausibleExperiment(f"{name}: must be {allowed}, not {value:g}")
-    features = TWIN_TYPES[experiment.twin_type].by_name
+    entry = TWIN_TYPES[experiment.twin_type]
+    features = entry.by_name
     unknown = [group.dimension for group in experiment.subgroups if group.dimension not in features]
     if unknown:
         raise ImplausibleExperiment(
-            f"subgroups: {unknown[0]!r} is no feature of {experiment.twin_type.value} twins: use {', '.join(features)}"
+            f"subgroups: {unknown[0]!r} is no feature of {experiment.twin_type.value} twins:"
+            f" {filter_hint(unknown[0], entry.filters)}use {', '.join(features)}"
         )
 
 

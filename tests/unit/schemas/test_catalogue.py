@@ -198,6 +198,14 @@ def test_the_built_in_thresholds_are_those_of_the_brief():
         ({"moderators": {"shoe_size": {"slope": {"mean": 0, "sd": 0.1}}}}, "no twin type has the feature 'shoe_size'"),
         ({"moderators": {"decile": {"slope": None}}}, "either a slope, for a number, or levels"),
         ({"moderators": {"specialty": {"levels": {"Heart Surgeons": {"mean": 0.1, "sd": 0.1}}}}}, "write 'heart_surgeon'"),
+        (
+            {
+                "levels": {"region": {"mazowieckie": ["MAZ"]}},
+                "moderators": {"region": {"levels": {"mazowiekie": {"mean": 0, "sd": 0.1}}}},
+            },
+            "'mazowiekie' is no declared level of region: did you mean 'mazowieckie'?",
+        ),
+        ({"twin_types": {"hcp": {"dimensions": ["tier"]}}}, "'tier' is no feature: it is a filter on 'priority_tier': use one of"),
         ({"moderators": {"practice_type": {"slope": {"mean": 0, "sd": 0.1}}}}, "is a category"),
         ({"twin_types": {"hcp": None}}, "hcp cannot be taken out"),
         ({"twin_types": {"hcp": {"features": {"decile": None}}}}, "'decile' is no feature: use one of adoption_stage"),
@@ -265,6 +273,12 @@ def test_a_stored_catalogue_with_an_additive_target_in_natural_units_still_loads
     )
     target = Catalogue.from_text(stored, 7).twin_types[TwinType.HCP].targets["new_patients"]
     assert (target.scale, target.plausible.high) == ("additive", 500)
+
+
+def test_a_level_of_a_moderator_may_be_another_spelling_or_unlike_any_declared_level():
+    levels = {"region": {"mazowieckie": ["MAZ"]}}
+    for level in ("maz", "mazowieckie", "podlaskie"):
+        assert make({"levels": levels, "moderators": {"region": {"levels": {level: {"mean": 0, "sd": 0.1}}}}})
 
 
 def test_clinical_terms_add_up_and_none_can_be_taken_out(own):

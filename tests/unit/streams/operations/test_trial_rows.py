@@ -80,6 +80,7 @@ def test_arms_in_own_words_and_an_outcome_in_an_own_column_are_named(tmp_path: P
         ({"clinic": ["a"] * 400}, {"cluster": "clinic"}, "1 of 1 clusters have people of both arms, such as a"),
         ({}, {"cluster": "clinic"}, "unknown column 'clinic': use one of"),
         ({}, {"dimensions": ("clinic",)}, "unknown subgroup of hcp twins 'clinic'"),
+        ({}, {"dimensions": ("tier",)}, "'tier' is no feature of hcp twins: it is a filter on 'priority_tier'"),
         ({"prescribing_change": [4.0, -7.0, 12.0, 9.0] * 100}, {}, "--accept takes them as they are"),
         ({"prescribing_change": [0.1, 0.2, None, 0.3] * 100}, {}, "have no outcome; --leave-out-missing analyses the others"),
         ({"arm": list("ABCDE") * 80}, {"arm": "arm"}, "holds 'a', 'b', 'c', 'd', 'e', which are none of"),
