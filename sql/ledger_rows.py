@@ -36,10 +36,12 @@ __all__ = [
     "close_retrain",
     "find_event",
     "line_names",
+    "lines_with_champion",
     "lock_line",
 ]
 
 LINES = "SELECT line FROM model_lines ORDER BY line"
+WITH_CHAMPION = "SELECT line FROM model_lines WHERE champion IS NOT NULL ORDER BY line"
 
 LOCK_LINE = "SELECT champion, generation FROM model_lines WHERE line = $1 FOR UPDATE"
 
@@ -124,6 +126,11 @@ class LockedLine:
 async def line_names(database: Database) -> list[str]:
     """Names of all lines."""
     return [row[0] for row in await database.fetch(LINES)]
+
+
+async def lines_with_champion(database: Database) -> list[str]:
+    """Names of the lines that have a champion."""
+    return [row[0] for row in await database.fetch(WITH_CHAMPION)]
 
 
 async def lock_line(connection: Connection, line: str) -> LockedLine:

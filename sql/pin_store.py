@@ -15,6 +15,7 @@ from schemas.events import SimulationRequest
 from sql.database import Connection, Database, transaction
 from sql.erasure_store import NamesErased, find_erased_names
 from sql.experiment_store import IN_EFFECT, answered_simulations
+from sql.ledger_rows import lines_with_champion
 from sql.simulation_store import DifferentBody, Pins, Recipe, find_bodies
 from sql.threshold_store import thresholds_from
 from sql.twin_repository import UnknownPopulation
@@ -64,8 +65,9 @@ RETURNING simulation_id"""
 class NoChampion(LookupError):
     """The line has no champion."""
 
-    def __init__(self, line: str) -> None:
-        super().__init__(f"model line {line} has no champion: train and promote a model of it first")
+    def __init__(self, line: str, with_champion: Sequence[str]) -> None:
+        others = f"; lines with one: {', '.join(with_champion)}" if with_champion else ""
+        super().__init__(f"the line {line} has no champion yet: train and promote a model of it first{others}")
 
 
 class WrongLine(ValueError):
@@ -142,6 +144,7 @@ class _Inputs:
     lines: Mapping[str, asyncpg.Record]
     populations: Mapping[UUID, asyncpg.Record]
     compared: Mapping[tuple[str, str], tuple[tuple[float, ...], ...]]
+    with_champion: Sequence[str]
 
     def pins(self, request: SimulationRequest, recipe: RecipeOf) -> Pins | PinRefusal:
         """The pins of a new request, or why it has none."""
@@ -149,7 +152,7 @@ class _Inputs:
             return self.erased[request.simulation_id]
         line = self.lines.get(request.line)
         if line is None or line["champion"] is None:
-            return NoChampion(request.line)
+            return NoChampion(request.line, self.with_champion)
         if request.population_id is None:
             return self._pins_on(request, line, line["champion"], recipe(request, line["champion"]), stored=False)
         row = self.populations.get(request.population_id)
@@ -185,6 +188,7 @@ async def _read_inputs(connection: Connection, new: Sequence[NewRequest]) -> _In
     rows = await connection.fetch(LINE_INPUTS, sorted({request.line for request in requests}))
     named = sorted({request.population_id for request in requests if request.population_id is not None})
     populations = await connection.fetch(STORED_POPULATIONS, named) if named else []
+    lacks_champion = {request.line for request in requests} - {row["line"] for row in rows if row["champion"] is not None}
     with_experiments = {row["line"] for row in rows if row["has_experiments"]}
     tested = sorted({_tested(request) for request in requests if request.line in with_experiments})
     return _Inputs(
@@ -192,6 +196,7 @@ async def _read_inputs(connection: Connection, new: Sequence[NewRequest]) -> _In
         {row["line"]: row for row in rows},
         {row["population_id"]: row for row in populations},
         {key: tuple(await answered_simulations(connection, *key)) for key in tested},
+        await lines_with_champion(connection) if lacks_champion else (),
     )
 
 

@@ -14,7 +14,9 @@ from schemas.levels import KnownLevels, levels_of
 from sql.database import Pool, open_pool
 from sql.feature_count_store import LineColumns, line_columns
 from sql.ledger import Ledger
+from sql.ledger_rows import lines_with_champion
 from sql.migrate import migrate
+from sql.pin_store import NoChampion
 from streams.kafka import create_topics
 from streams.settings import Settings
 from streams.training import checked_outcomes, feature_source
@@ -63,13 +65,13 @@ async def load_champion(settings: Settings, pool: Pool, line: str) -> TwinModel:
     """Load the champion of a line.
 
     Raises:
-        LookupError: when the line is unknown or has no champion.
+        NoChampion: when the line is unknown or has none.
     """
     from streams.registry import ModelLoader  # noqa: PLC0415  # imports MLflow, which most commands do not need
 
     champion = await Ledger(pool).champion(line)
     if champion is None:
-        raise LookupError(f"the line {line} has no champion yet: train one with twinstream train FILE")
+        raise NoChampion(line, await lines_with_champion(pool))
     return await ModelLoader.from_settings(pool, settings).load(champion)
 
 

@@ -124,6 +124,7 @@ async def test_requests_are_pinned_together_as_they_would_be_alone(pool: Pool) -
         results = await pin_all(connection, new, recipe_of)
         (changed,) = await pin_all(connection, [NewRequest(seeded, OTHER_BODY)], recipe_of)
     assert isinstance(results[1], NoChampion)
+    assert str(results[1]).endswith(f"lines with one: {LINE}")
     assert isinstance(results[3], UnknownPopulation)
     assert isinstance(changed, DifferentBody)
     runs = await find_runs(pool, [request.simulation_id for request in requests])
