@@ -40,6 +40,7 @@ from sql.pin_store import pin
 from sql.simulation_store import Pins, Recipe, find_runs
 from sql.twin_repository import TwinRepository
 from streams.ingestion import SimulatedTwins
+from streams.kafka.memory import trim
 from streams.registry import ModelLoader
 from streams.simulation.computation import (
     DeadlineExceeded,
@@ -65,6 +66,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _VERSIONS_IN_MEMORY = 1000
+_RELEASED_BYTES = 64 * 2**20  # of twins: of one computation that is nearly large, or of many small ones
 
 DEFAULT_TWIN_COUNT = 10_000
 """Number of twins for a request that names neither a population nor a number."""
@@ -91,6 +93,7 @@ class Simulator:
         self._deadline_s = deadline_s
         self._repository = TwinRepository(pool=pool)
         self._cache = TwinCache(cache_bytes)
+        self._unreleased_bytes = 0
         self._reach = ExperimentReach()
         self.turns = LineTurns()
         self._calibrated: LRUCache[tuple[str, int], Mapping[str, EffectPrior]] = LRUCache(maxsize=_VERSIONS_IN_MEMORY)
@@ -129,7 +132,7 @@ class Simulator:
             blocks = range(block_count(pins.recipe.twin_count))
             sum_all = partial(sum_recipe, recipe=pins.recipe, blocks=blocks, request=request, thresholds=pins.thresholds)
             return await self._on_blocks(pins, request, sum_all)
-        priors, prepare = await self.priors(pins, request), await self._prepare(pins)
+        priors, (prepare, is_cached) = await self.priors(pins, request), await self._prepare(pins)
 
         def simulate() -> tuple[PreparedTwins, SimulationResult]:
             twins = prepare()
@@ -137,6 +140,8 @@ class Simulator:
 
         twins, result = await self._within_deadline(simulate)
         self._cache.add(pins, twins)
+        if not is_cached:
+            await self._release_after(twins.n_bytes)
         return await self.add_track_record(result, pins, request)
 
     async def priors(self, pins: Pins, request: SimulationRequest) -> Mapping[str, EffectPrior]:
@@ -208,13 +213,20 @@ class Simulator:
 
             return await self.add_track_record(await self._within_deadline(conclude), pins, request)
 
-    async def _prepare(self, pins: Pins) -> Callable[[], PreparedTwins]:
-        """Load what the twins of a run are made of, unless they are in memory; returns a function that prepares them."""
+    async def _prepare(self, pins: Pins) -> tuple[Callable[[], PreparedTwins], bool]:
+        """Load what the twins of a run are made of; returns a function that prepares them, and whether they are in memory."""
         cached = self._cache.get(pins)
         if cached is not None:
-            return lambda: cached
+            return lambda: cached, True
         load = await self._load_twins(pins, draw_population)
-        return lambda: prepare_twins(load())
+        return lambda: prepare_twins(load()), False
+
+    async def _release_after(self, n_bytes: int) -> None:
+        """Return the memory of computations to the system after some of them; its threads would keep gigabytes."""
+        self._unreleased_bytes += n_bytes
+        if self._unreleased_bytes >= _RELEASED_BYTES:
+            self._unreleased_bytes = 0
+            await asyncio.to_thread(trim)
 
     async def _load_twins(
         self, pins: Pins, generate: Callable[[TwinModel, Recipe], TwinPopulation]

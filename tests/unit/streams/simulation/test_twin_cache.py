@@ -15,7 +15,7 @@ from engine.twins import TwinModel, common_seed, population_id
 from schemas import BUILT_IN, Brand, Catalogue, SimulationRequest, SimulationResult, TwinType
 from sql.simulation_store import Pins, Recipe
 from streams.registry import MlflowRegistry, ModelLoader
-from streams.simulation import Simulator
+from streams.simulation import Simulator, simulator
 from streams.simulation.computation import generate_population, prepare_twins
 from streams.simulation.twin_cache import TwinCache
 
@@ -60,13 +60,13 @@ def a_simulator(model: TwinModel, cache_bytes: int) -> Simulator:
     """A simulator whose model and priors are in memory, so that it needs no database."""
     models = ModelLoader(None, MlflowRegistry(""), size=1)
     models._cache[model.card.model_id] = model
-    simulator = Simulator(None, models, cache_bytes=cache_bytes)
-    simulator._calibrated["hcp:kisqali:prescribing_change", 0] = {}
-    return simulator
+    made = Simulator(None, models, cache_bytes=cache_bytes)
+    made._calibrated["hcp:kisqali:prescribing_change", 0] = {}
+    return made
 
 
-async def answers(simulator: Simulator, all_pins: list[Pins]) -> list[SimulationResult]:
-    results = [await simulator.compute(pins, pins.request) for pins in all_pins]
+async def answers(computing: Simulator, all_pins: list[Pins]) -> list[SimulationResult]:
+    results = [await computing.compute(pins, pins.request) for pins in all_pins]
     return [result.model_copy(update={"simulated_at": None}) for result in results]
 
 
@@ -80,7 +80,7 @@ async def test_answers_on_cached_twins_equal_those_on_new_ones_to_the_last_bit(m
 
 
 async def test_campaigns_without_a_seed_are_compared_on_the_same_twins_and_others_on_their_own(model: TwinModel) -> None:
-    simulator = a_simulator(model, 2**30)
+    with_cache = a_simulator(model, 2**30)
     first, second, filtered, own = (
         some_pins(model),
         some_pins(model, CAMPAIGNS[1]),
@@ -89,7 +89,7 @@ async def test_campaigns_without_a_seed_are_compared_on_the_same_twins_and_other
     )
     assert first.recipe == second.recipe
     assert len({pins.recipe.population_id for pins in (first, filtered, own)}) == 3
-    same, other = await answers(simulator, [first, some_pins(model)])
+    same, other = await answers(with_cache, [first, some_pins(model)])
     assert (same.ate, same.heterogeneity) == (other.ate, other.heterogeneity)
 
 
@@ -113,6 +113,19 @@ def test_the_cache_keeps_the_twins_that_were_used_last_within_its_bytes(model: T
     small = TwinCache(twins[0].n_bytes - 1)
     small.add(all_pins[0], twins[0])
     assert small.get(all_pins[0]) is None
+
+
+async def test_the_memory_of_generated_twins_is_returned_and_that_of_cached_ones_stays(model: TwinModel, monkeypatch) -> None:
+    trims: list[str] = []
+    monkeypatch.setattr(simulator, "trim", lambda: trims.append("trim"))
+    n_bytes = prepare_twins(generate_population(model, some_pins(model, seed=0).recipe)).n_bytes
+    monkeypatch.setattr(simulator, "_RELEASED_BYTES", 2 * n_bytes)
+    on_new_twins = a_simulator(model, 0)
+    await answers(on_new_twins, [some_pins(model, seed=seed) for seed in range(9)])
+    assert 3 <= len(trims) <= 9  # what is derived from twins counts too
+    trims.clear()
+    await answers(a_simulator(model, 2**30), [some_pins(model, seed=0)] * 9)
+    assert len(trims) <= 1
 
 
 def test_bytes_of_twins_are_at_least_those_of_their_arrays(model: TwinModel) -> None:
