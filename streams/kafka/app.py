@@ -21,7 +21,7 @@ from streams.kafka.batch_consumer import BatchSchema, BatchTransport, StartOffse
 from streams.kafka.clients import MAX_PARTITION_FETCH_BYTES
 from streams.kafka.parking import Parking
 from streams.kafka.published_table import PublishedTable, PublishedTables
-from streams.kafka.record_batches import bound_fetches
+from streams.kafka.record_batches import bound_fetches, guard_openings
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
 from streams.kafka.security import kafka_security
 from streams.kafka.topic_watch import WATCHED_TOPICS
@@ -84,10 +84,11 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self._topic_restarts = WATCHED_TOPICS.restarts(READ_TOPICS[role])
         self._crash_task: asyncio.Task[None] | None = None
         bound_fetches(settings)
+        guard_openings(READ_TOPICS[role], self.parking.opening)
         super().__init__(f"twinstream-{role}", consumer_group_instance_id=member, **_options(role, settings))
         self.transport = BatchTransport(self.conf.broker_consumer, self)
         self.sensors.add(_SendErrorSensor(self))
-        self.run_every(_PARK_REQUESTS_S, self._read_park_requests)
+        self.run_every(_PARK_REQUESTS_S, self._follow_park_requests)
         self.run_every(_PARK_REQUESTS_S, self._store_interrupted)
         self.run_every(_CATALOGUE_S, self._follow_catalogue)
         self.run_every(_TOPIC_S, self._follow_topic)
@@ -110,6 +111,12 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
 
     async def _read_park_requests(self) -> None:
         await self.parking.read_requests(self.pool)
+
+    async def _follow_park_requests(self) -> None:
+        await self._read_park_requests()
+        topic = READ_TOPICS[self.role]
+        positions = {tp.partition: position for tp, position in self.consumer.positions().items() if tp.topic == topic}
+        await self.parking.clear_passed_requests(self.pool, positions)
 
     async def _read_interrupted(self) -> None:
         await self.parking.read_interrupted(self.pool)

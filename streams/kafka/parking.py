@@ -6,11 +6,12 @@ A parked record is a refused one of the kind ``parked``: stored with its bytes a
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from cachetools import TTLCache
 
 from sql.database import Pool
 from sql.interrupted_work_store import InterruptedWork, add_interrupted_work, interrupted_work
-from sql.park_store import ParkRequest, pending_park_requests
+from sql.park_store import ParkRequest, complete_park_requests, pending_park_requests, withdraw_park_request
 from streams.errors import describe_error
 from streams.kafka.work_marks import MARKS
 from streams.metrics import PARKED, PARTITION_BLOCKED
@@ -35,6 +36,8 @@ __all__ = [
     "unreadable_record",
 ]
 
+
+LOG = logging.getLogger(__name__)
 
 FIRST_OFFSET_HEADER = "twin_first_offset"
 """Header of a record that stands for a batch that cannot be read: the first of its offsets that were not read."""
@@ -134,6 +137,7 @@ class Parking:
         self._requests: Mapping[tuple[int, int], ParkRequest] = MappingProxyType({})
         self._interrupted: Sequence[InterruptedWork] = ()
         self._alone = asyncio.Lock()
+        self._parked_unopened: set[tuple[int, int]] = set()
         self.blocked: dict[int, str] = {}
         PARKED.labels(topic=topic)  # a counter exists before its first event, so that the first one is an increase
 
@@ -161,6 +165,24 @@ class Parking:
         """Read the requests that are pending; a timer does it every other second."""
         requests = await pending_park_requests(pool, [self._topic])
         self._requests = {(request.partition, request.offset): request for request in requests}
+
+    async def clear_passed_requests(self, pool: Pool, positions: Mapping[int, int]) -> None:
+        """Clear the requests for records before the position of their partition: parked unopened, processed before, or deleted.
+
+        Args:
+            pool: connections to Postgres.
+            positions: the next offset of each partition that is assigned, by its number.
+        """
+        for partition, offset in self._requests:
+            if offset >= positions.get(partition, 0):
+                continue
+            if (partition, offset) in self._parked_unopened:
+                await complete_park_requests(pool, self._topic, partition, [offset])
+                self._parked_unopened.discard((partition, offset))
+            else:
+                await withdraw_park_request(pool, self._topic, partition, offset)
+                position = f"{self._topic}:{partition}:{offset}"
+                LOG.warning("the request to park %s is cleared: the record was processed before, or is not on its topic", position)
 
     async def read_interrupted(self, pool: Pool) -> None:
         """Store what was in work when earlier processes of the role ended, and read that of the last day."""
@@ -205,6 +227,27 @@ class Parking:
         else:
             with MARKS.mark(partition, offsets[0], offsets[-1]):
                 yield
+
+    @contextmanager
+    def opening(self, partition: int, first_offset: int, last_offset: int) -> Iterator[None]:
+        """Mark a batch while the block opens it; runs in the thread of the Kafka client.
+
+        Raises:
+            EndedRole: when the role ended too often while the batch was opened.
+            ParkRequested: when it ended once, and an operator wants a record of the batch to be parked.
+        """
+        ends = sum(
+            work.partition == ~partition and work.first_offset <= last_offset and work.last_offset >= first_offset
+            for work in self._interrupted
+        )
+        if ends >= self._attempts:
+            raise EndedRole(ends, self._attempts)
+        requested = [(of, offset) for of, offset in self._requests if of == partition and first_offset <= offset <= last_offset]
+        if ends and requested:
+            self._parked_unopened.update(requested)
+            raise ParkRequested(self._requests[requested[0]])
+        with MARKS.mark_opening(partition, first_offset, last_offset):
+            yield
 
     def requested_offsets(self, partition: int, offsets: Iterable[int]) -> list[int]:
         """Those of the offsets whose records an operator wants to be parked, or that end their role again and again."""

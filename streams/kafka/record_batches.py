@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import struct
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,12 +30,15 @@ from streams.kafka.memory import trim
 from streams.kafka.parking import UnreadableBytes, unreadable_record
 from streams.kafka.record_parsing import BATCH_HEADER, CODEC_MASK, BatchHeader, parse_records, require_small_headers
 
-__all__ = ["BatchReader", "FetchedBatches", "bound_fetches", "read_parked_batch"]
+__all__ = ["BatchReader", "FetchedBatches", "bound_fetches", "guard_openings", "read_parked_batch"]
 
 _MAX_POLLED_BYTES = 16 * 1024 * 1024  # of all partitions in one poll: what follows is fetched again
 _LARGE_BATCH_BYTES = 32 * 1024 * 1024  # after which the memory for its decompression is returned to the system
 _MAX_UNREADABLE_BYTES = 8 * 1024 * 1024  # of a damaged batch are delivered; a broker takes no larger one by default
 _EARLIEST_MS, _LATEST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
+
+Guard = Callable[[int, int, int], AbstractContextManager[None]]
+_GUARDS: dict[str, Guard] = {}
 
 _LENGTH_OFFSET, _LENGTH_END = 8, 12
 _ATTRIBUTES_OFFSET = 21
@@ -160,7 +164,8 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
 
     def _read_batch(self, data: bytes, header: BatchHeader) -> Iterator[ConsumerRecord[Any, Any]]:
         try:
-            opened, damage = self._open_batch(data, header)
+            with self._guard(header):
+                opened, damage = self._open_batch(data, header)
             batch = LegacyRecordBatch(opened, header.magic) if header.magic < 2 else DefaultRecordBatch(opened)
         except Exception as error:  # noqa: BLE001  # whatever a decoder raises concerns this batch only
             yield self._unreadable(data, header.last_offset, header.timestamp, error)
@@ -190,6 +195,10 @@ class BatchReader(fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         except Exception as error:  # noqa: BLE001  # as above
             return error
         return None
+
+    def _guard(self, header: BatchHeader) -> AbstractContextManager[None]:
+        guard = _GUARDS.get(self._tp.topic) if header.codec else None
+        return nullcontext() if guard is None else guard(self._tp.partition, header.base_offset, header.last_offset)
 
     def _open_batch(self, data: bytes, header: BatchHeader) -> tuple[bytes, Damaged | None]:
         """Check a batch, and return it without compression where aiokafka would decompress it, as far as it is not damaged."""
@@ -305,6 +314,14 @@ def bound_fetches(bounds: BoundSettings) -> None:
     """Let the Kafka consumers that this process opens from now on read within these bounds."""
     fetcher.MemoryRecords = FetchedBatches
     fetcher.PartitionRecords = partial(BatchReader, bounds)
+
+
+def guard_openings(topic: str, guard: Guard) -> None:
+    """Open each compressed batch of a topic from now on within ``guard``, given its partition and its first and last offset.
+
+    When the guard raises, the batch is delivered as one that cannot be read.
+    """
+    _GUARDS[topic] = guard
 
 
 def read_parked_batch(

@@ -46,10 +46,25 @@ class WorkMarks:
     def mark(self, partition: int, first_offset: int, last_offset: int) -> Iterator[None]:
         """Mark offsets of a partition while the block runs; without a free slot they are not marked."""
         slots = self._slots
-        start = next((start for start in range(0, len(slots), _FIELDS) if not slots[start + 2]), None)
+        start = next((start for start in range(0, len(slots) - _FIELDS, _FIELDS) if not slots[start + 2]), None)
         if start is None:
             yield
             return
+        with self._mark_in(start, partition, first_offset, last_offset):
+            yield
+
+    @contextmanager
+    def mark_opening(self, partition: int, first_offset: int, last_offset: int) -> Iterator[None]:
+        """Mark a batch that the thread of the Kafka client opens while the block runs, as work of partition ``~partition``.
+
+        It has a slot of its own, because another thread takes the others.
+        """
+        with self._mark_in(len(self._slots) - _FIELDS, ~partition, first_offset, last_offset):
+            yield
+
+    @contextmanager
+    def _mark_in(self, start: int, partition: int, first_offset: int, last_offset: int) -> Iterator[None]:
+        slots = self._slots
         slots[start], slots[start + 1] = partition, first_offset
         slots[start + 2] = last_offset + 1
         try:

@@ -31,9 +31,11 @@ def test_marks_are_there_while_the_work_runs_and_are_taken_once():
 
 
 def test_more_work_than_there_are_slots_for_goes_on_without_marks():
-    marks = WorkMarks([0] * 6)
+    marks = WorkMarks([0] * 9)
     with marks.mark(0, 0, 0), marks.mark(1, 1, 1), marks.mark(2, 2, 2):
         assert [work.partition for work in marks.take(AT)] == [0, 1]
+    with marks.mark(0, 0, 0), marks.mark(1, 1, 1), marks.mark_opening(2, 2, 2):
+        assert [work.partition for work in marks.take(AT)] == [0, 1, ~2]
 
 
 def die_at_work(slots: MutableSequence[int]) -> None:
