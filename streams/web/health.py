@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 from aiohttp import web
 from aiohttp.log import server_logger
@@ -21,6 +26,8 @@ __all__ = ["HealthProbe", "health_app", "serve_app"]
 ProcessCollector(registry=REGISTRY)
 SHUTDOWN_S = 2.0
 DEFAULT_LIMITS = ConnectionLimits()
+_SCRAPE_S, _SCRAPES_PER_PERIOD = 1.0, 5
+_ScrapeKey = tuple[str, str, bool]  # the parameters, the accepted formats, and whether compression is accepted
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,11 @@ def health_app(probe: HealthProbe, hosts: Iterable[str] = ()) -> web.Application
         }
         return web.json_response(body, status=503 if problems else 200)
 
-    write_metrics = make_aiohttp_handler(REGISTRY)
+    scrapes = _Scrapes()
 
     async def metrics(request: web.Request) -> web.StreamResponse:
         require_known_parameters(request, ["name[]"])
-        return await write_metrics(request)
+        return await scrapes.answer(request)
 
     app = guarded_app(hosts)
     app.router.add_get("/metrics", metrics)
@@ -78,6 +85,40 @@ def health_app(probe: HealthProbe, hosts: Iterable[str] = ()) -> web.Application
     for path in ("/live", "/health"):
         app.router.add_get(path, live)
     return app
+
+
+class _Scrapes:
+    """Answers requests for metrics: equal ones within a second have one answer, as it costs much, and more different ones wait."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._write = make_aiohttp_handler(REGISTRY, disable_compression=True)
+        self._began_s = -math.inf
+        self._answers: dict[_ScrapeKey, tuple[bytes, dict[str, str]]] = {}
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """The metrics as they were at most a second ago.
+
+        Raises:
+            web.HTTPTooManyRequests: when there were too many different requests within this second.
+        """
+        await asyncio.sleep(0)  # requests of one connection that wait in a row leave the event loop to others
+        accepts_gzip = "gzip" in request.headers.get("Accept-Encoding", "")
+        key = request.query_string, request.headers.get("Accept", ""), accepts_gzip
+        if self._clock() - self._began_s >= _SCRAPE_S:
+            self._began_s = self._clock()
+            self._answers.clear()
+        if key not in self._answers:
+            if len(self._answers) >= _SCRAPES_PER_PERIOD:
+                raise web.HTTPTooManyRequests(
+                    text="at most 5 different requests for metrics a second\n", headers={"Retry-After": "1"}
+                )
+            written = cast("web.Response", await self._write(request))
+            body, content_type = cast("bytes", written.body), {"Content-Type": written.headers["Content-Type"]}
+            compressed = (gzip.compress(body, 1), {**content_type, "Content-Encoding": "gzip"})
+            self._answers[key] = compressed if accepts_gzip else (body, content_type)
+        body, headers = self._answers[key]
+        return web.Response(body=body, headers=headers)
 
 
 @asynccontextmanager

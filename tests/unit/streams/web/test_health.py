@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams.metrics import SIMULATIONS
-from streams.web.health import HealthProbe, health_app, serve_app
+from streams.web.health import HealthProbe, _Scrapes, health_app, serve_app
 
 
 @dataclass
@@ -93,7 +95,29 @@ async def test_a_taken_port_is_refused_with_the_setting_that_changes_it(server):
             pass
 
 
+async def test_equal_requests_for_metrics_within_a_second_have_one_answer_and_many_different_ones_are_refused():
+    now = 100.0
+    scrapes = _Scrapes(lambda: now)
+
+    async def answer(query: str = "") -> bytes:
+        return (await scrapes.answer(make_mocked_request("GET", f"/metrics{query}"))).body
+
+    queued = ["?name[]=twin_simulations_total", "?name[]=twin_parked_total", "?name[]=a", "?name[]=b"]
+    SIMULATIONS.labels(status="completed").inc()
+    before = await answer()
+    SIMULATIONS.labels(status="completed").inc()
+    assert await answer() == before
+    for query in queued:
+        await answer(query)
+    assert await answer() == before
+    with pytest.raises(web.HTTPTooManyRequests, match="Too Many Requests"):
+        await answer("?name[]=c")
+    now += 1.0
+    assert await answer() != before
+
+
 async def test_metrics_have_the_open_metrics_format_for_a_scraper_that_accepts_it(server):
     async with server.session.get("/metrics", headers={"Accept": "application/openmetrics-text"}) as reply:
+        assert reply.headers["Content-Encoding"] == "gzip"
         assert reply.content_type == "application/openmetrics-text"
         assert (await reply.text()).endswith("# EOF\n")
