@@ -228,6 +228,13 @@ class Parking:
             with MARKS.mark(partition, offsets[0], offsets[-1]):
                 yield
 
+    def ends_at_opening(self, partition: int, first_offset: int, last_offset: int) -> int:
+        """How often the role ended while a batch with any of these offsets was opened."""
+        return sum(
+            work.partition == ~partition and work.first_offset <= last_offset and work.last_offset >= first_offset
+            for work in self._interrupted
+        )
+
     @contextmanager
     def opening(self, partition: int, first_offset: int, last_offset: int) -> Iterator[None]:
         """Mark a batch while the block opens it; runs in the thread of the Kafka client.
@@ -236,13 +243,10 @@ class Parking:
             EndedRole: when the role ended too often while the batch was opened.
             ParkRequested: when it ended once, and an operator wants a record of the batch to be parked.
         """
-        ends = sum(
-            work.partition == ~partition and work.first_offset <= last_offset and work.last_offset >= first_offset
-            for work in self._interrupted
-        )
+        ends = self.ends_at_opening(partition, first_offset, last_offset)
         if ends >= self._attempts:
             raise EndedRole(ends, self._attempts)
-        requested = [(of, offset) for of, offset in self._requests if of == partition and first_offset <= offset <= last_offset]
+        requested = [place for place in self._requests if place[0] == partition and first_offset <= place[1] <= last_offset]
         if ends and requested:
             self._parked_unopened.update(requested)
             raise ParkRequested(self._requests[requested[0]])

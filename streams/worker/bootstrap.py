@@ -165,7 +165,7 @@ class _RoleRunner:
         return HealthProbe(
             self.role,
             liveness.all_live_problems,
-            liveness.ready_problems,
+            liveness.all_ready_problems,
             liveness.details,
             liveness.waits_for_server,
             liveness.behind,
@@ -179,7 +179,7 @@ class _RoleRunner:
         while True:
             try:
                 problems = self.liveness.tick()
-                ROLE_READY.labels(role=self.role).set(not self.liveness.ready_problems())
+                ROLE_READY.labels(role=self.role).set(not self.liveness.all_ready_problems())
                 SUPERVISOR_SILENCE.labels(role=self.role).set(self.liveness.supervisor_silence_s())
                 self._standstill.set(self.liveness.standstill_s())
             except Exception:

@@ -154,6 +154,13 @@ class RoleLiveness:
         waits = self._blocked_partitions() + WATCHED_TOPICS.problems() + describe_outages(self._outages)
         return ([activity] if activity else []) + waits + self._stalled()
 
+    def all_ready_problems(self) -> list[str]:
+        """As :meth:`ready_problems`, and the partitions at a batch whose opening ended this role, also before its last start.
+
+        A process with only that problem has started: the next hang of it is killed as soon as any other.
+        """
+        return self.ready_problems() + self._hard_to_open()
+
     def behind(self) -> Mapping[str, int]:
         """Number of waiting records of each partition that has any."""
         return {f"{tp.topic} {tp.partition}": state.lag for tp, state in sorted(self._partitions.items()) if state.lag}
@@ -230,6 +237,18 @@ class RoleLiveness:
         if last is None or not last.lag or not lag or progress != last.progress:
             return _Partition(progress, lag)
         return _Partition(progress, lag, last.standstill_s + counted_s)
+
+    def _hard_to_open(self) -> list[str]:
+        app = self._app
+        if app is None or not app.started:
+            return []
+        positions = {tp: offset for tp, offset in app.consumer.positions().items() if tp.topic in EVENTS}
+        ends = {tp: app.parking.ends_at_opening(tp.partition, offset, offset) for tp, offset in positions.items()}
+        return [
+            f"{tp.topic} {tp.partition}: this role ended {n} times while it opened the batch of offset {positions[tp]}"
+            for tp, n in sorted(ends.items())
+            if n
+        ]
 
     def _stalled(self) -> list[str]:
         limit_s = self._settings.progress_limit_s

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from faust.types import TP
 
+from sql.interrupted_work_store import InterruptedWork
+from streams.kafka.parking import Parking
 from streams.outages import Outages
 from streams.settings import Settings
 from streams.worker import liveness
@@ -275,3 +278,16 @@ def test_what_is_finished_inside_of_a_batch_is_progress_though_its_offset_moves_
     assert role.liveness.ready_problems() == []
     role.run(122)
     assert role.liveness.ready_problems() == ["outcome-events 0: 393 records wait, and none was finished for 121 s"]
+
+
+def test_a_role_is_not_ready_before_it_has_passed_a_batch_whose_opening_ended_earlier_processes_of_it(role):
+    parking = Parking(5, TP0.topic)
+    parking._interrupted = [InterruptedWork(~0, 40, 59, datetime(2026, 3, 1, tzinfo=UTC))] * 2
+    role.app.parking = parking
+    role.consumer.offsets = {TP0: 40}
+    assert role.liveness.all_ready_problems() == [
+        "outcome-events 0: this role ended 2 times while it opened the batch of offset 40"
+    ]
+    assert role.liveness.ready_problems() == []  # it has started all the same
+    role.consumer.offsets = {TP0: 60}
+    assert role.liveness.all_ready_problems() == []
