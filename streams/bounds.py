@@ -231,6 +231,8 @@ def _check_structure(structure: bytes, bounds: BoundSettings) -> None:
     The depth counts from the outermost level so far, as nothing has to be open before a bracket is closed. It bounds the passes
     over the elements, so that the time is in proportion to the text.
     """
+    if not structure:
+        return
     levels = np.cumsum(_STEPS[np.frombuffer(structure, dtype=np.uint8)], dtype=np.int64)
     depth = (levels - np.minimum(np.minimum.accumulate(levels), 0)).max(initial=0)
     if depth > bounds.max_json_depth:

@@ -26,6 +26,8 @@ def require_unique_keys(value: bytes) -> None:
     Raises:
         RepeatedKey: with the first name that is there twice.
     """
+    if b"{" not in value:
+        return
     try:
         json.loads(value, object_pairs_hook=_unique, parse_int=str, parse_float=str)
     except RepeatedKey:
