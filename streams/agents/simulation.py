@@ -22,7 +22,7 @@ from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import start_refusal_counters
 from streams.kafka.record_slices import process_slices
-from streams.metrics import COMPUTED_SIMULATIONS, OLDEST_SIMULATION, SIMULATIONS, WAITING_SIMULATIONS, start_at_zero
+from streams.metrics import COMPUTED_SIMULATIONS, OLDEST_SIMULATION, SIMULATIONS, TASK_FAILURES, WAITING_SIMULATIONS, start_at_zero
 from streams.registry import UntrustedModel
 from streams.services import Services
 from streams.simulation import (
@@ -53,6 +53,7 @@ def attach(app: TwinApp, services: Services) -> None:
     simulation = _Simulation(app, services)
     start_refusal_counters(topic_of(SimulationRequest), REQUEST_KINDS.values())
     start_at_zero(SIMULATIONS, status=AnswerStatus)
+    start_at_zero(TASK_FAILURES, role=[app.role], task=["publication of answers"])
     app.agent(app.batch_topic(topic_of(SimulationRequest)), name="simulation", concurrency=1)(simulation.run)
     app.restoring = "the champions"
     app.beside_start.append(simulation.warm_up)

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 from schemas import SimulationAnswer
 from sql.simulation_queue_store import Lane, LostSimulationLease, SimulationLease, finish_leased, remove_simulations
-from streams.errors import describe_error
+from streams.errors import describe_error, is_waited_for
 from streams.kafka.app import TwinApp
 from streams.metrics import COMPUTED_SIMULATIONS, LARGE_SIMULATION_SECONDS, SIMULATION_SECONDS, SIMULATIONS
+from streams.outages import OUTAGES
 from streams.retries import process_event, report_failure, retry_transient, track_unfinished
 from streams.simulation.held_leases import HeldLeases
 from streams.simulation.simulator import failed
@@ -29,6 +30,7 @@ LOG = logging.getLogger(__name__)
 _DURATIONS = {"small": SIMULATION_SECONDS, "large": LARGE_SIMULATION_SECONDS, "sharded": LARGE_SIMULATION_SECONDS}
 _MAX_UNSTORED, _MAX_UNREMOVED = 64, 64
 _PAUSE_S = 0.5
+_REFUSED_IN_A_ROW = 5  # answers, after which not one of them is the reason: it is replaced by a short one
 
 
 class Answered(NamedTuple):
@@ -143,9 +145,19 @@ def failure(lease: SimulationLease, error: Exception) -> SimulationAnswer:
 
 
 async def publish_answers(app: TwinApp, answers: Sequence[SimulationAnswer]) -> None:
-    """Publish stored answers, or rejections of ids that are stored with other content, as few batches."""
-    for sent in [await app.send_event(answer, key=str(answer.simulation_id)) for answer in answers]:
-        await sent
+    """Publish stored answers, or rejections of ids that are stored with other content, as few batches.
+
+    A topic that takes none of them, such as one for smaller messages, is an outage until it takes some: the role is not ready.
+    """
+    try:
+        for sent in [await app.send_event(answer, key=str(answer.simulation_id)) for answer in answers]:
+            await sent
+    except Exception as error:
+        report_failure(app.role, "publication of answers", error)
+        if not is_waited_for(error):  # else whoever repeats it records it
+            OUTAGES.record_failure("kafka", publish_answers, error, threshold=_REFUSED_IN_A_ROW)
+        raise
+    OUTAGES.recover(publish_answers)
     for answer in answers:
         _report(answer)
 
