@@ -106,6 +106,7 @@ def publish(
         return published, await await_receipt(pool, published.publication_id, timeout)
 
     published, receipt = with_pool(work, "kafka")
+    notify_remarks(outcomes.remarks())
     if published.bad:
         notify(f"left out: {describe_rows(published.bad)}")
     if published.late is not None:
@@ -136,9 +137,7 @@ def _read_file(
     frame, renamed = named_as_outcomes(reading.frame, twin_type, metric_type)
     notify_remarks([*reading.remarks(), *renamed])
     constants = {"twin_type": twin_type.value, "brand": str(brand), "metric_type": metric_type}
-    outcomes = OutcomeFile.oldest_first(reading.name, frame, reading.rows, constants, datetime.now(UTC))
-    notify_remarks(outcomes.remarks())
-    return outcomes
+    return OutcomeFile.oldest_first(reading.name, frame, reading.rows, constants, datetime.now(UTC))
 
 
 def _check_scale(outcomes: OutcomeFile, *, accept: bool) -> None:
