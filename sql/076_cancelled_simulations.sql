@@ -1,1 +1,1 @@
-ALTER TYPE simulation_status ADD VALUE IF NOT EXISTS 'cancelled';
+ALTER TYPE simulation_status ADD VALUE 'cancelled';
