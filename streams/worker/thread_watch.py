@@ -6,6 +6,7 @@ a lock, and nothing else in the process computes, there is nobody left who could
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -59,7 +60,7 @@ class ThreadWatch:
 
 def pool_threads() -> list[PoolThread]:
     """The threads of all ``ThreadPoolExecutor`` of this process that have work."""
-    frames = sys._current_frames()  # noqa: SLF001  # the only way to see what another thread does
+    frames = _current_frames()
     threads = [
         _read_thread(thread.native_id)
         for thread in threading.enumerate()
@@ -87,3 +88,18 @@ def _read_thread(thread_id: int) -> PoolThread | None:
         return PoolThread(thread_id, clock, "futex" in (task / "wchan").read_text(encoding="ascii")) if clock is not None else None
     except OSError:
         return None
+
+
+def _current_frames() -> dict[int, FrameType]:
+    """The frame of each thread, the only way to see what another thread does.
+
+    Python holds the lock of its threads meanwhile: the collector, which may free
+    what belongs to threads, would wait for it for ever.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()  # noqa: SLF001  # it has no public name
+    finally:
+        if was_enabled:
+            gc.enable()

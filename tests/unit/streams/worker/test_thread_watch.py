@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -74,3 +76,12 @@ def test_real_threads_are_told_apart():
         finally:
             released.set()
             lock.release()
+
+
+def test_the_collector_rests_while_frames_are_read_and_goes_on_after(monkeypatch: pytest.MonkeyPatch):
+    states: list[bool] = []
+    read = sys._current_frames
+    monkeypatch.setattr(sys, "_current_frames", lambda: (states.append(gc.isenabled()), read())[1])
+    pool_threads()
+    assert states == [False]
+    assert gc.isenabled()
