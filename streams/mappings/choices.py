@@ -132,7 +132,7 @@ def own_name(header: str) -> str:
     """The name of an own feature by the header of its column, as the catalogue has names; empty where no letter makes one.
 
     >>> own_name("Próbki PLN"), own_name("Ścieżka"), own_name("120 Größen"), own_name("地域")
-    ('probki_pln', 'sciezka', 'column_120_grossen', '')
+    ('probki_pln', 'sciezka', 'column_120_grossen', 'de_yu')
     """
     terms, year = name_parts(header)
     name = "_".join([*terms, *([str(year)] if year else [])])[:_LONGEST]

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from anyascii import anyascii
+
 from schemas.twin_types import TWIN_TYPES, TwinType
-from streams.mappings.letters import latin_letters
 from streams.mappings.names import likeness, name_parts
 from streams.mappings.profile import ColumnProfile
 from streams.mappings.values import Fit, spelled_share, value_fit
@@ -197,7 +198,7 @@ def _scored(profile: ColumnProfile, column: Column, rule: str, likely: float, ph
         fit = Fit(0.0, "it holds amounts of money")
     alike = max(likely, _SPELLED) if rule == "value" and spelled_share(profile, column) >= _MOST else likely
     names = ID_COLUMNS if column.name == _ENTITY else (column.name,)
-    is_declared = rule == "value" and header_key(latin_letters(profile.name)) in map(header_key, names)
+    is_declared = rule == "value" and header_key(anyascii(profile.name)) in map(header_key, names)
     score = 0.0 if fit.score == 0 else 1.0 if is_declared else _NAME_WEIGHT * alike + (1 - _NAME_WEIGHT) * fit.score
     if rule == "value" and column.is_fraction and "percent" in terms and not is_declared:
         score, fit = min(score, ACCEPTED - 0.05), Fit(fit.score, f"percent by its name, fractions by its values ({fit.reason})")

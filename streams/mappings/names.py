@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import NamedTuple
 
-from streams.mappings.letters import latin_letters
+from anyascii import anyascii
 
 __all__ = ["NameParts", "likeness", "name_parts"]
 
@@ -83,14 +83,14 @@ def name_parts(name: str) -> NameParts:
     >>> name_parts("Spec Desc"), name_parts("Tot Rx '23")
     (NameParts(terms=('specialty',), year=None), NameParts(terms=('total', 'prescriptions'), year=2023))
     """
-    name = latin_letters(name)
+    for sign, word in _SIGNS.items():
+        name = name.replace(sign, word)
+    name = anyascii(name)
     year = next((int(match.group(1)) for match in _YEAR.finditer(name)), None)
     text = _YEAR.sub(" ", name)
     if year is None and (match := _SHORT_YEAR.search(text)):
         year = 2000 + int(match.group(1) or match.group(2))
         text = text[: match.start()] + " " + text[match.end() :]
-    for sign, word in _SIGNS.items():
-        text = text.replace(sign, word)
     text = re.sub(r"(?i)(?<![a-z])[tn]rx(?=[^a-z]|$)", lambda match: match.group().lower(), text)
     separate = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
     raw_terms = re.findall(r"[a-z]+|\d+", separate.lower())

@@ -26,7 +26,7 @@ def proposed(folder: Path, *answers: str) -> Proposal:
             "Регион": ["Київ", "Львів"] * (N // 2),
             "Łóżka": np.arange(N) % 9,
             "Lożka": np.arange(N) % 7,
-            "地域": np.arange(N) % 5,
+            "※": np.arange(N) % 5,
         }
     )
     path = folder / "own.csv"
@@ -44,7 +44,8 @@ def proposed(folder: Path, *answers: str) -> Proposal:
         ("Фах", "fakh"),
         ("Tot Rx 2023", "total_prescriptions_2023"),
         ("120 wizyt", "column_120_wizyt"),
-        ("地域", ""),
+        ("地域", "de_yu"),
+        ("※", ""),
     ],
 )
 def test_a_name_is_made_of_whole_words_in_letters_a_to_z(header, name):
@@ -60,7 +61,7 @@ def test_an_own_feature_may_be_named_and_read_by_a_rule(tmp_path):
 @pytest.mark.parametrize(
     ("answers", "problem"),
     [
-        (["地域=own"], "'地域' has no letters that make a name"),
+        (["※=own"], "'※' has no letters that make a name"),
         (["Регион=own"], "'Регион' as 'region' is a declared column"),
         (["Łóżka=own", "Lożka=own"], "'Łóżka' and 'Lożka' would both be lozka"),
         (["Łóżka=region:value", "Регион=region:value"], "'Łóżka' and 'Регион' would both be region"),
