@@ -102,6 +102,7 @@ class ShardLane:
             else:
                 sums = await self._while_held(lease, self._compute(lease))
                 await self._end(lease, partial(store_sums, self._app.pool, lease, sums))
+                SHARDS.inc()
         except LostShardLease as lost:
             LOG.warning("%s", lost)
             await self._close()
@@ -124,7 +125,6 @@ class ShardLane:
 
     async def _end(self, lease: ShardLease, store: Callable[[], Awaitable[ShardProgress]]) -> None:
         progress = await retry_transient(store, part="postgres")
-        SHARDS.inc()
         self._on_due()
         event = SimulationProgress(simulation_id=lease.simulation_id, twins_done=progress.twins_done, twin_count=progress.twins)
         await self._app.send_event(event, key=str(lease.simulation_id))
