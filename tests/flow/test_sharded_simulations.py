@@ -5,25 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 from deploy.stack.part import free_port
-from schemas import AnswerStatus, InterventionConfig, SimulationAnswer, SimulationProgress, SimulationRequest
+from schemas import AnswerStatus, SimulationAnswer, SimulationProgress, SimulationRequest
 from sql.simulation_queue_store import shard_progress
 from streams.settings import Settings
 from streams.simulation import reproduce
 from streams.worker.supervisor import Workers
 from tests.polling import until
+from tests.simulation_requests import email_request
 
-EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
 TWINS, WAIT_S = 1_100_000, 300.0
 
 
 def a_request(**fields: Any) -> SimulationRequest:
-    names = {"simulation_id": uuid4(), "requested_at": datetime(2025, 3, 1, tzinfo=UTC), "twin_type": "hcp", "brand": "kisqali"}
-    return SimulationRequest.model_validate({**names, "intervention": EMAIL, "seed": 7, "twin_count": TWINS, **fields})
+    return email_request(**{"simulation_id": uuid4(), "seed": 7, "twin_count": TWINS, **fields})
 
 
 async def test_two_workers_of_which_one_is_killed_give_the_answer_of_one_process(

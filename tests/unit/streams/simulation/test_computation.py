@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 import pandas as pd
-import pytest
 from hypothesis import given, settings
 
 from engine import SimulationEngine
@@ -24,7 +23,6 @@ from streams.simulation.computation import (
     prepare_twins,
     simulate_population,
 )
-from tests.models import hcp_model
 from tests.request_bodies import bodies
 
 REQUEST = {
@@ -34,11 +32,6 @@ REQUEST = {
     "brand": "kisqali",
     "intervention": {"intervention_type": "email_campaign", "channel": "email", "frequency": "monthly", "duration_weeks": 12},
 }
-
-
-@pytest.fixture(scope="module")
-def model() -> TwinModel:
-    return hcp_model()
 
 
 @given(body=bodies())

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +11,7 @@ import pytest
 
 from engine.effects import ExactSums
 from engine.twins import TwinModel
-from schemas import InterventionConfig, SimulationRequest
+from schemas import SimulationRequest
 from sql.shard_store import NewShard
 from sql.simulation_store import Pins, Recipe
 from streams.child_process import while_computing
@@ -23,26 +20,14 @@ from streams.simulation.computation import sum_recipe
 from streams.simulation.shard_process import ShardProcess
 from streams.simulation.shards import shards_of
 from streams.simulation.simulation_process import ProcessEnded, SimulationFailed
-from tests.models import hcp_model
+from tests.simulation_requests import email_request
 
-EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+pytestmark = pytest.mark.usefixtures("scratch")
 TWINS = 140_000
 
 
-@pytest.fixture(scope="module")
-def model() -> TwinModel:
-    return hcp_model()
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
-
-
 def pinned(model: TwinModel, twin_count: int = TWINS, **fields: Any) -> tuple[Pins, SimulationRequest]:
-    names = {"simulation_id": UUID(int=3), "requested_at": datetime(2025, 3, 1, tzinfo=UTC), "twin_type": "hcp", "brand": "kisqali"}
-    request = SimulationRequest.model_validate({**names, "intervention": EMAIL, "seed": 5, **fields})
+    request = email_request(**fields)
     recipe = Recipe(UUID(int=4), twin_count, 5, request.filters.model_dump(exclude_none=True))
     return Pins(request.simulation_id, request.line, model.card.model_id, 3, recipe, False, request, None), request
 

@@ -6,10 +6,8 @@ import asyncio
 import os
 import signal
 import subprocess
-import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Coroutine
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,37 +15,20 @@ from uuid import UUID
 import pytest
 
 from engine.twins import TwinModel
-from schemas import EffectPrior, InterventionConfig, SimulationRequest, SimulationResult
+from schemas import EffectPrior, SimulationRequest, SimulationResult
 from sql.simulation_store import Pins, Recipe
 from streams.settings import Settings
 from streams.simulation import simulation_process
 from streams.simulation.computation import DeadlineExceeded, prepare_twins, simulate_population
 from streams.simulation.simulation_process import ProcessEnded, SimulationFailed, SimulationRefused, simulate_in_subprocess
-from tests.models import hcp_model
+from tests.simulation_requests import EMAIL, email_request
 
-EMAIL = InterventionConfig(intervention_type="email_campaign", channel="email", frequency="monthly", duration_weeks=12)
+pytestmark = pytest.mark.usefixtures("scratch")
 PRIORS = {"email_campaign": EffectPrior(intervention_type="email_campaign", mean=1 / 30, sd=0.01, version=3, n_experiments=2)}
 
 
-@pytest.fixture(scope="module")
-def model() -> TwinModel:
-    return hcp_model()
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own for the files of this test's processes, which their command lines name."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
-
-
-def a_request(**fields: Any) -> SimulationRequest:
-    names = {"simulation_id": UUID(int=3), "requested_at": datetime(2025, 3, 1, tzinfo=UTC), "twin_type": "hcp", "brand": "kisqali"}
-    return SimulationRequest.model_validate({**names, "intervention": EMAIL, "seed": 5, **fields})
-
-
 async def simulate(model: TwinModel, n: int, request: SimulationRequest | None = None, **limits: Any) -> SimulationResult:
-    request = request or a_request()
+    request = request or email_request()
     recipe = Recipe(UUID(int=4), n, seed=5, filters=request.filters.model_dump(exclude_none=True))
     pins = Pins(request.simulation_id, request.line, model.card.model_id, 3, recipe, stored=False, request=request, answer=None)
     return await simulate_in_subprocess(Settings(**limits), pins, request, PRIORS, model)
@@ -67,7 +48,7 @@ async def started(scratch: Path) -> list[int]:
 
 async def test_the_result_of_a_process_is_that_of_this_one_to_the_last_bit(model, scratch):
     speakers = EMAIL.model_copy(update={"intervention_type": "speaker_program_invitation", "channel": "in_person"})
-    request = a_request(alternatives=[speakers], filters={"min_decile": 5, "region": ["south", "west"]}, confidence_level=0.9)
+    request = email_request(alternatives=[speakers], filters={"min_decile": 5, "region": ["south", "west"]}, confidence_level=0.9)
     here = simulate_population(prepare_twins(model.generate(3000, request.filters, 5)), PRIORS, request)
     assert await simulate(model, 3000, request) == here
     assert (processes(scratch), list(scratch.iterdir())) == ([], [])
@@ -75,7 +56,7 @@ async def test_the_result_of_a_process_is_that_of_this_one_to_the_last_bit(model
 
 async def test_twins_that_cannot_be_simulated_are_refused_with_the_reason_of_the_engine(model):
     with pytest.raises(SimulationRefused, match="no real row matches the filter"):
-        await simulate(model, 3000, a_request(filters={"specialty": ["astrology"]}))
+        await simulate(model, 3000, email_request(filters={"specialty": ["astrology"]}))
 
 
 async def test_a_computation_beyond_the_deadline_is_ended(model, scratch):
