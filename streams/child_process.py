@@ -86,10 +86,23 @@ async def while_computing(process: Process, work: Coroutine[Any, Any, T], stall_
 
 
 async def _kill_group(process: Process) -> None:
-    """End the process and everything that it has started: it leads a process group of its own."""
+    """End the process and everything that it has started: it leads a process group of its own.
+
+    A task that is cancelled meanwhile waits all the same, for the moments that a killed process takes to end: an event loop that is
+    closed before leaves the process unreaped and its pipes open.
+    """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    cancelled: asyncio.CancelledError | None = None
+    while True:
+        try:
+            await process.wait()
+        except asyncio.CancelledError as error:
+            cancelled = error
+        else:
+            break
+    if cancelled is not None:
+        raise cancelled
 
 
 _CATALOGUE_FILE, _VERSION_FILE = "catalogue.json", "catalogue_version"
