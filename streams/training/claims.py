@@ -198,6 +198,7 @@ def claims_table(
         str(windows),
         "a month without a row of an entity counts as no claims",
         *_count_notes(frame, counts),
+        *([f"columns that are not used: {', '.join(blocks.unused)}"] if blocks.unused else []),
         *_region_notes(levels, frame),
     ]
     if not frame[_TARGET].notna().any():
@@ -207,7 +208,7 @@ def claims_table(
 
 
 def _headers(raw: RawTable, named: Mapping[str, str], windows: ClaimsWindows) -> dict[str, str]:
-    """The header of each role.
+    """The header of each role; the product has one where the windows name a product.
 
     Raises:
         TableRefused: when one that is needed is absent, or two headers are as likely.
@@ -235,7 +236,7 @@ def _headers(raw: RawTable, named: Mapping[str, str], windows: ClaimsWindows) ->
         raise TableRefused(
             raw.name, [f"no column is like {', '.join(missing)}: say which with {answers}; its columns are {columns}"]
         )
-    return headers
+    return {role: header for role, header in headers.items() if role != "product" or windows.product}
 
 
 def _with_months(order: DateOrder | None, reading: TableReading) -> TableReading:

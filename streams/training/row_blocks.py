@@ -42,6 +42,7 @@ class RowBlocks:
         columns: what each of them holds, by our name.
         options: of reading.
         check: of a block, which may refuse rows.
+        unused: headers that were not needed, of the files read so far.
     """
 
     paths: Sequence[Path]
@@ -52,6 +53,7 @@ class RowBlocks:
     n_rows: int = 0
     bad_cells: list[BadCell] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
+    unused: dict[str, None] = field(default_factory=dict)
 
     def frames(self) -> Iterator[pd.DataFrame]:
         """The good rows of each block, columns by our names; afterwards the counts are complete.
@@ -72,6 +74,7 @@ class RowBlocks:
 
     def _convert(self, raw: RawTable) -> TableReading:
         headers = self.choose(raw)
+        self.unused |= dict.fromkeys(header for header in raw.headers if header not in headers.values())
         places = [raw.headers.index(header) for header in headers.values()]
         chosen_columns = replace(raw, headers=tuple(headers), columns=tuple(raw.columns[place] for place in places))
         return convert_table(chosen_columns, self.columns, replace(self.options, kinds={}, mapping=None))

@@ -90,6 +90,13 @@ def test_suppressed_counts_and_rows_outside_are_counted(tmp_path: Path):
     assert [note.split(" rows")[0] for note in table.notes if " rows " in note] == ["12", "18"]
 
 
+def test_columns_that_are_not_used_are_told(tmp_path: Path):
+    frame = extract(Payer="Medicare", Notes="-")
+    assert "columns that are not used: Payer, Notes" in imported(tmp_path, frame, ClaimsWindows(AS_OF, 6, 3, "x")).notes
+    assert "columns that are not used: Brand, Payer, Notes" in imported(tmp_path, frame, ClaimsWindows(AS_OF, 6, 3)).notes
+    assert not any("not used" in note for note in imported(tmp_path, extract(), ClaimsWindows(AS_OF, 6, 3, "x")).notes)
+
+
 def test_a_bad_month_is_a_bad_row_with_its_number(tmp_path: Path):
     frame = extract(Month=lambda table: table["Month"].where(table.index != 4, "2024-13"))
     table = imported(tmp_path, frame, ClaimsWindows(AS_OF, 6, 6))
