@@ -92,6 +92,12 @@ class ObservedState:
     unstored: frozenset[str] = frozenset()
     traceless: Sequence[str] = ()
 
+    @property
+    def size(self) -> int:
+        """Grows as long as something is stored or published that was not before."""
+        rows = sum(map(len, self.fates.values())) + sum(figures.n for figures in self.windows.values())
+        return rows + len(self.answers) + len(self.copies)
+
 
 class TopicReader:
     """Reads a topic from its beginning; each call of :meth:`read` continues where the last one ended."""

@@ -85,7 +85,8 @@ class RunOptions:
         seconds: length of the stream.
         hostile, batches: number of hostile records and of hostile batches beside the stream.
         history: number of outcomes that are stored, and with which all workers start again, before the stream and the faults.
-        patience_s: how long the service may take after the stream until every count is right.
+        patience_s: how long the service may store nothing more after the stream while a count is not right yet; at most four times
+            that in all.
         command: Python arguments that start a worker.
     """
 
@@ -285,7 +286,8 @@ class _ChaosRun:
         self, scenario: Scenario, records: Sequence[PlannedRecord], acknowledged: Iterable[int]
     ) -> tuple[ExpectedState, ObservedState]:
         """The expected state, and the observed one as soon as it agrees, or at the end of the patience."""
-        deadline = time.monotonic() + self.options.patience_s
+        patience_s = self.options.patience_s
+        latest, deadline, stored = time.monotonic() + 4 * patience_s, time.monotonic() + patience_s, 0
         settings = self.environment.settings
         dsn = settings.postgres_dsn.get_secret_value()
         async with AsyncExitStack() as stack:
@@ -304,8 +306,8 @@ class _ChaosRun:
             )
             ends = await sources[0].ends()
             while True:
-                is_last = time.monotonic() > deadline
-                if is_last or await is_read_to_end(dsn, ends):
+                began = time.monotonic()
+                if began > deadline or await is_read_to_end(dsn, ends):
                     observed = await _observe(dsn, scenario.pane_s, results, missing)
                     observed.start_s, observed.downtimes = self.start_s, self.roles.longest_down_s
                     observed.standstill_s, observed.unstored = (
@@ -314,9 +316,11 @@ class _ChaosRun:
                     )
                     if not violations(expected, observed):
                         observed.traceless = await self._traceless(foreign.values())
-                    if is_last or not violations(expected, observed):
+                    if observed.size > stored:
+                        stored, deadline = observed.size, min(began + patience_s, latest)
+                    if began > deadline or not violations(expected, observed):
                         return expected, observed
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(max(_POLL_S, time.monotonic() - began))  # the service needs the processors
 
     async def _traceless(self, foreign: Iterable[Any]) -> list[str]:
         """Hostile records without a trace, and accepted hostile batches whose last record is not refused."""
