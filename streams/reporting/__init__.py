@@ -6,12 +6,14 @@ does without it.
 """
 
 from streams.reporting.charts import (
-    CHART_STYLE,
+    Chart,
     ChartInterval,
     ChartSeries,
     EventMarker,
     ReferenceLine,
     Tone,
+    chart_data,
+    chart_table,
     intervals_chart,
     series_chart,
 )
@@ -37,7 +39,7 @@ from streams.reporting.formatting import (
 )
 
 __all__ = [
-    "CHART_STYLE",
+    "Chart",
     "ChartInterval",
     "ChartSeries",
     "EventMarker",
@@ -45,6 +47,8 @@ __all__ = [
     "Tone",
     "align_columns",
     "campaign_label",
+    "chart_data",
+    "chart_table",
     "count",
     "effect",
     "in_utc",

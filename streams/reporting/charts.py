@@ -1,53 +1,22 @@
-"""Charts as SVG text, drawn by pure functions: estimates with intervals, metrics over time, and curves over a number.
+"""Charts as data: estimates with intervals, metrics over time, and curves over a number.
 
-A page puts ``CHART_STYLE`` once into its ``<style>``; colours follow the reader's light or dark scheme. Each chart has a title and
-a description for screen readers, each point shows its values when it is pointed at, and no meaning depends on colour alone.
-
-No library serves: a chart must be part of a page that loads nothing and runs no script under a strict Content-Security-Policy,
-take its colours from the page's style, and be readable by a screen reader; plotting libraries write images, fixed colours or
-scripts.
+A page holds each :class:`Chart` as a block of JSON, which the script ``charts.js`` of ``streams.web`` draws with the library that
+is vendored there, and beside it the same figures as a table: for those who cannot see it, and where scripts do not run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
-from xml.etree.ElementTree import Element, SubElement
+from typing import Any, Literal
 
-from streams.reporting.chart_axes import (
-    LEFT,
-    Scale,
-    draw_number_axis,
-    draw_time_axis,
-    draw_value_axis,
-    draw_vertical_grid,
-    label_extent,
-    linear_scale,
-    spread,
-    stagger,
-    time_scale,
-)
-from streams.reporting.chart_svg import (
-    CHAR_WIDTH,
-    CHART_STYLE,
-    Tone,
-    draw_line,
-    draw_symbol,
-    draw_text,
-    empty_chart,
-    format_value,
-    label_margin,
-    new_chart,
-    set_tooltip,
-    to_text,
-)
 from streams.reporting.formatting import moment
 
 __all__ = [
-    "CHART_STYLE",
+    "Chart",
     "ChartInterval",
     "ChartSeries",
     "Curve",
@@ -55,17 +24,23 @@ __all__ = [
     "ReferenceLine",
     "Tone",
     "ValueMarker",
+    "chart_data",
+    "chart_table",
     "curves_chart",
     "intervals_chart",
     "series_chart",
 ]
 
-_ROW_HEIGHT = 30
+Tone = Literal["one", "two", "good", "warn", "bad", "muted"]
+"""What an element stands for; the page gives each tone a colour for light and for dark schemes, and the script a symbol."""
+
+Kind = Literal["intervals", "times", "numbers"]
+_FORM = re.compile(r"\+?,?(\.\d)?[%fg]?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class ChartInterval:
-    """One estimate with its interval; ``note`` is written at the right end of its row."""
+    """One estimate with its interval; ``note`` is written below its label."""
 
     label: str
     estimate: float
@@ -125,26 +100,74 @@ class ValueMarker:
 
 
 @dataclass(frozen=True)
-class _Point:
+class ChartPoint:
+    """A point of a curve; ``x`` is a number or milliseconds since the epoch, ``value`` is None where the curve is broken."""
+
     x: float
-    value: float
-    margin: float
-    tooltip: str
+    value: float | None
+    margin: float | None
+    at: str
+    text: str
 
 
 @dataclass(frozen=True)
-class _Polyline:
+class ChartCurve:
+    """A curve with its points in order."""
+
     label: str
     tone: Tone
-    points: Sequence[_Point | None]
+    points: tuple[ChartPoint, ...]
 
 
 @dataclass(frozen=True)
-class _PlacedMarker:
+class ChartMarker:
+    """A marker at a place of the horizontal axis, in the unit of the points."""
+
     x: float
     label: str
     tone: Tone
-    tooltip: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart before it is drawn.
+
+    Attributes:
+        kind: ``intervals`` below each other, or curves over ``times`` or over ``numbers``.
+        description: what the chart shows, for those who do not see it.
+        form: how a value is written, as for ``format``.
+        x_form: how a number on the horizontal axis is written.
+        log_x: whether the horizontal axis is logarithmic.
+
+    Raises:
+        ValueError: when a form is none that the script can write, or a logarithmic axis has a number that is not positive.
+    """
+
+    kind: Kind
+    title: str
+    description: str
+    form: str
+    intervals: tuple[ChartInterval, ...] = ()
+    curves: tuple[ChartCurve, ...] = ()
+    lines: tuple[ReferenceLine, ...] = ()
+    markers: tuple[ChartMarker, ...] = ()
+    x_label: str = ""
+    x_form: str = "g"
+    log_x: bool = False
+
+    def __post_init__(self) -> None:
+        for form in (self.form, self.x_form):
+            if not _FORM.fullmatch(form):
+                raise ValueError(f"the form {form!r} of a chart is none of +, a comma, .0 to .9, and one of %, f and g")
+        places = [point.x for curve in self.curves for point in curve.points] + [marker.x for marker in self.markers]
+        if self.log_x and min(places, default=1) <= 0:
+            raise ValueError(f"a logarithmic axis has positive numbers only, not {min(places):g}")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not self.intervals and all(point.value is None for curve in self.curves for point in curve.points)
 
 
 def intervals_chart(
@@ -154,54 +177,17 @@ def intervals_chart(
     description: str,
     form: str = ".1%",
     lines: Sequence[ReferenceLine] = (),
-    width: int = 760,
-) -> str:
-    """Draw estimates under each other, each with its interval, as an SVG.
+) -> Chart:
+    """Estimates under each other, each with its interval.
 
     Args:
         items: from top to bottom.
-        title: read by screen readers, and shown when the chart is pointed at.
-        description: what the chart shows, for screen readers.
+        title: names the chart.
+        description: what the chart shows, for those who do not see it.
         form: how a value is written, as for ``format``.
         lines: vertical lines, such as a threshold; zero is always drawn.
-        width: in pixels; the chart scales with its container.
     """
-    left, right = label_margin(item.label for item in items), label_margin(item.note for item in items)
-    width = max(width, int(left + right + 240))
-    ends = [end for item in items for end in (item.lower, item.upper)]
-    x = linear_scale([0.0, *(line.value for line in lines), *ends], left, width - right)
-    rows = stagger([_centred_extent(x(line.value), line.label) for line in lines])
-    top = 14 + 12 * (max(rows, default=0) + 1)
-    bottom = top + _ROW_HEIGHT * max(len(items), 1)
-    height = bottom + 26
-    svg = new_chart(title, description, width, height)
-    if not items:
-        return empty_chart(svg, width, height)
-    draw_vertical_grid(svg, x, (top, bottom), form)
-    for line, row in zip(lines, rows, strict=True):
-        draw_line(svg, f"stroke limit {line.tone}", (x(line.value), 15 + 12 * row), (x(line.value), bottom))
-        draw_text(svg, x(line.value), 11 + 12 * row, line.label, anchor="middle", tone=line.tone)
-    for index, item in enumerate(items):
-        _draw_interval(svg, item, x, y=top + _ROW_HEIGHT * (index + 0.5), width=width, form=form)
-    return to_text(svg)
-
-
-def _centred_extent(x: float, label: str) -> tuple[float, float]:
-    half = CHAR_WIDTH * len(label) / 2 + 6
-    return x - half, x + half
-
-
-def _draw_interval(svg: Element, item: ChartInterval, x: Scale, *, y: float, width: int, form: str) -> None:
-    group = SubElement(svg, "g", {"class": item.tone})
-    estimate, lower, upper = (format_value(value, form) for value in (item.estimate, item.lower, item.upper))
-    tooltip = f"{item.label}: {estimate}, {lower} to {upper}"
-    set_tooltip(group, f"{tooltip}. {item.note}" if item.note else tooltip)
-    draw_line(group, "stroke whisker", (x(item.lower), y), (x(item.upper), y))
-    for end in (item.lower, item.upper):
-        draw_line(group, "stroke", (x(end), y - 5), (x(end), y + 5))
-    draw_symbol(group, x(item.estimate), y, item.tone, 5.5)
-    draw_text(group, 4, y + 4, item.label, strong=True)
-    draw_text(group, width - 4, y + 4, item.note, anchor="end", tone=item.tone)
+    return Chart("intervals", title, description, form, intervals=tuple(items), lines=tuple(lines))
 
 
 def series_chart(
@@ -212,31 +198,20 @@ def series_chart(
     form: str = ".3g",
     lines: Sequence[ReferenceLine] = (),
     markers: Sequence[EventMarker] = (),
-    width: int = 760,
-    height: int = 250,
-) -> str:
-    """Draw metrics over time with horizontal limits and vertical event markers, as an SVG.
+) -> Chart:
+    """Metrics over time, in UTC, with horizontal limits and vertical event markers.
 
     Args:
         series: drawn in this order; each is named in the legend when there is more than one.
-        title: read by screen readers, and shown when the chart is pointed at.
-        description: what the chart shows, for screen readers.
+        title: names the chart.
+        description: what the chart shows, for those who do not see it.
         form: how a value is written, as for ``format``.
-        lines: limits and baselines, labelled at the right.
-        markers: events, labelled at the top.
-        width: in pixels; the chart scales with its container.
-        height: in pixels.
+        lines: limits and baselines.
+        markers: events.
     """
-    svg = new_chart(title, description, width, height)
-    polylines = [_Polyline(item.label, item.tone, _series_points(item, form)) for item in series]
-    times = [point.x for point in _points(polylines)]
-    if not times:
-        return empty_chart(svg, width, height)
-    placed = [_place_event(marker) for marker in markers]
-    x = time_scale(times + [marker.x for marker in placed], width - max(64.0, label_margin(line.label for line in lines)))
-    draw_time_axis(svg, x, height - 26)
-    _draw_plot(svg, polylines, placed, lines, x, size=(width, height - 26), form=form)
-    return to_text(svg)
+    curves = tuple(ChartCurve(item.label, item.tone, tuple(_series_points(item, form))) for item in series)
+    placed = tuple(ChartMarker(_milliseconds(marker.at), marker.label, marker.tone, _utc(marker.at)) for marker in markers)
+    return Chart("times", title, description, form, curves=curves, lines=tuple(lines), markers=placed, x_label="Time (UTC)")
 
 
 def curves_chart(
@@ -250,145 +225,136 @@ def curves_chart(
     log_x: bool = False,
     lines: Sequence[ReferenceLine] = (),
     markers: Sequence[ValueMarker] = (),
-    width: int = 760,
-    height: int = 270,
-) -> str:
-    """Draw metrics over a number, as an SVG; the page of the measured evidence (``make evidence``) is drawn with it.
+) -> Chart:
+    """Metrics over a number; the page of the measured evidence (``make evidence``) is drawn with it.
 
     Args:
         curves: drawn in this order, named in the legend when there is more than one.
-        title: read by screen readers, and shown when the chart is pointed at.
-        description: what the chart shows, for screen readers.
+        title: names the chart.
+        description: what the chart shows, for those who do not see it.
         x_label: label of the horizontal axis.
         form: how a value is written, as for ``format``.
         x_form: how a number on the horizontal axis is written.
         log_x: whether the horizontal axis is logarithmic; every ``x`` has to be positive then.
-        lines: horizontal limits, labelled at the right.
-        markers: events at a number, labelled at the top.
-        width: in pixels; the chart scales with its container.
-        height: in pixels.
+        lines: horizontal limits.
+        markers: events at a number.
     """
-    svg = new_chart(title, description, width, height)
-    if not any(len(curve.x) for curve in curves):
-        return empty_chart(svg, width, height)
-    transform: Callable[[float], float] = math.log10 if log_x else float
-    polylines = [_Polyline(curve.label, curve.tone, _curve_points(curve, transform, form, x_form)) for curve in curves]
-    placed = [
-        _PlacedMarker(transform(marker.x), marker.label, marker.tone, f"{marker.label}, at {format(marker.x, x_form)}")
-        for marker in markers
-    ]
-    ends = [point.x for point in _points(polylines)] + [marker.x for marker in placed]
-    x = linear_scale(ends, LEFT, width - max(24.0, label_margin(line.label for line in lines)))
-    draw_number_axis(svg, x, height - 44, x_label, form=x_form, log=log_x)
-    _draw_plot(svg, polylines, placed, lines, x, size=(width, height - 44), form=form)
-    return to_text(svg)
+    return Chart(
+        "numbers",
+        title,
+        description,
+        form,
+        curves=tuple(ChartCurve(curve.label, curve.tone, tuple(_curve_points(curve, form, x_form))) for curve in curves),
+        lines=tuple(lines),
+        markers=tuple(ChartMarker(marker.x, marker.label, marker.tone, _format(marker.x, x_form)) for marker in markers),
+        x_label=x_label,
+        x_form=x_form,
+        log_x=log_x,
+    )
 
 
-def _points(polylines: Iterable[_Polyline]) -> list[_Point]:
-    return [point for polyline in polylines for point in polyline.points if point is not None]
+def chart_data(chart: Chart) -> dict[str, Any]:
+    """What the script draws, as JSON values; a value that is not finite is null."""
+    return {
+        "kind": chart.kind,
+        "title": chart.title,
+        "description": chart.description,
+        "form": chart.form,
+        "x": {"label": chart.x_label, "form": chart.x_form, "log": chart.log_x},
+        "intervals": [
+            {
+                "label": item.label,
+                "note": item.note,
+                "tone": item.tone,
+                "values": [_finite(value) for value in (item.lower, item.estimate, item.upper)],
+                "text": _interval_text(item, chart.form),
+            }
+            for item in chart.intervals
+        ],
+        "curves": [
+            {
+                "label": curve.label,
+                "tone": curve.tone,
+                "points": [[point.x, _finite(point.value), _finite(point.margin), point.text] for point in curve.points],
+            }
+            for curve in chart.curves
+        ],
+        "lines": [
+            {"value": line.value, "label": line.label, "tone": line.tone} for line in chart.lines if math.isfinite(line.value)
+        ],
+        "markers": [{"x": marker.x, "label": marker.label, "tone": marker.tone, "at": marker.at} for marker in chart.markers],
+    }
 
 
-def _series_points(series: ChartSeries, form: str) -> list[_Point | None]:
-    margins = series.margins or [None] * len(series.values)
-    return [
-        None if value is None else _Point(at.timestamp(), value, margin or 0.0, _tooltip(series.label, at, value, margin, form))
-        for at, value, margin in zip(series.times, series.values, margins, strict=True)
-    ]
+def chart_table(chart: Chart) -> tuple[list[str], list[list[str]]]:
+    """The figures of a chart as a table: its columns and the formatted cells of its rows, limits and events included."""
+    if chart.kind == "intervals":
+        return ["Estimate", "Value", "From", "To", "Note"], list(_interval_rows(chart))
+    return ["Curve", chart.x_label, "Value", "±"], list(_curve_rows(chart))
 
 
-def _tooltip(label: str, at: datetime, value: float, margin: float | None, form: str) -> str:
-    plus_minus = f" ± {format_value(margin, form)}" if margin else ""
-    return f"{label} {format_value(value, form)}{plus_minus} at {_utc(at)}"
+def _interval_rows(chart: Chart) -> Iterator[list[str]]:
+    for item in chart.intervals:
+        yield [item.label, *(_format(value, chart.form) for value in (item.estimate, item.lower, item.upper)), item.note]
+    for line in chart.lines:
+        yield [line.label, _format(line.value, chart.form), "", "", ""]
 
 
-def _place_event(marker: EventMarker) -> _PlacedMarker:
-    return _PlacedMarker(marker.at.timestamp(), marker.label, marker.tone, f"{marker.label}, {_utc(marker.at)}")
+def _curve_rows(chart: Chart) -> Iterator[list[str]]:
+    for curve in chart.curves:
+        for point in curve.points:
+            yield [
+                curve.label,
+                point.at,
+                _format(point.value, chart.form),
+                _format(point.margin, chart.form) if point.margin else "",
+            ]
+    for line in chart.lines:
+        yield [line.label, "throughout", _format(line.value, chart.form), ""]
+    for marker in chart.markers:
+        yield [marker.label, marker.at, "", ""]
+
+
+def _series_points(series: ChartSeries, form: str) -> Iterator[ChartPoint]:
+    for at, value, margin in zip(series.times, series.values, _margins(series.margins, series.values), strict=True):
+        yield ChartPoint(_milliseconds(at), value, margin, _utc(at), _point_text(series.label, value, margin, _utc(at), form))
+
+
+def _curve_points(curve: Curve, form: str, x_form: str) -> Iterator[ChartPoint]:
+    for x, value, margin in zip(curve.x, curve.y, _margins(curve.margins, curve.y), strict=True):
+        at = _format(x, x_form)
+        yield ChartPoint(float(x), float(value), margin, at, _point_text(curve.label, value, margin, at, form))
+
+
+def _margins(margins: Sequence[float | None], values: Sequence[object]) -> Iterable[float | None]:
+    return margins or [None] * len(values)
+
+
+def _point_text(label: str, value: float | None, margin: float | None, at: str, form: str) -> str:
+    plus_minus = f" ± {_format(margin, form)}" if margin else ""
+    return f"{label} {_format(value, form)}{plus_minus} at {at}"
+
+
+def _interval_text(item: ChartInterval, form: str) -> str:
+    estimate, lower, upper = (_format(value, form) for value in (item.estimate, item.lower, item.upper))
+    text = f"{item.label}: {estimate}, {lower} to {upper}"
+    return f"{text}. {item.note}" if item.note else text
+
+
+def _format(value: float | None, form: str) -> str:
+    """A value as for ``format``, with a minus sign in place of a hyphen, without a negative zero; a dash where it is missing."""
+    if value is None or not math.isfinite(value):
+        return "\N{EN DASH}"
+    return format(value + 0.0, form).replace("-", "\N{MINUS SIGN}")
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _milliseconds(at: datetime) -> float:
+    return at.timestamp() * 1000
 
 
 def _utc(at: datetime) -> str:
     return f"{moment(at)} UTC"
-
-
-def _curve_points(curve: Curve, transform: Callable[[float], float], form: str, x_form: str) -> list[_Point]:
-    margins = curve.margins or [0.0] * len(curve.x)
-    return [
-        _Point(transform(x), value, margin, f"{curve.label} {format_value(value, form)} at {format(x, x_form)}")
-        for x, value, margin in zip(curve.x, curve.y, margins, strict=True)
-    ]
-
-
-def _draw_plot(
-    svg: Element,
-    polylines: Sequence[_Polyline],
-    markers: Sequence[_PlacedMarker],
-    lines: Sequence[ReferenceLine],
-    x: Scale,
-    *,
-    size: tuple[int, int],
-    form: str,
-) -> None:
-    """Draw everything above the horizontal axis; ``size`` is the width of the chart and the height of the axis."""
-    width, bottom = size
-    rows = stagger([label_extent(x(marker.x), marker.label, width) for marker in markers])
-    top = 12 + 14 * (max(rows, default=-1) + 1) + (18 if len(polylines) > 1 else 0)
-    reach = [end for point in _points(polylines) for end in (point.value - point.margin, point.value + point.margin)]
-    y = linear_scale(reach + [line.value for line in lines], bottom, top)
-    draw_value_axis(svg, y, x, form)
-    for marker, row in zip(markers, rows, strict=True):
-        _draw_marker(svg, marker, x(marker.x), heights=(12 + 14 * row, top, bottom), width=width)
-    _draw_reference_lines(svg, lines, x, y)
-    for polyline in polylines:
-        _draw_polyline(svg, polyline, x, y)
-    if len(polylines) > 1:
-        _draw_legend(svg, polylines, x.start, top - 10)
-
-
-def _draw_polyline(svg: Element, polyline: _Polyline, x: Scale, y: Scale) -> None:
-    """Draw the band, the curve and the points of each unbroken segment."""
-    group = SubElement(svg, "g", {"class": polyline.tone})
-    segments = list(_unbroken(polyline.points))
-    for segment in segments:
-        if any(point.margin for point in segment):
-            upper = [(point.x, point.value + point.margin) for point in segment]
-            lower = [(point.x, point.value - point.margin) for point in reversed(segment)]
-            SubElement(group, "polygon", {"class": "band", "points": _path(upper + lower, x, y)})
-        corners = [(point.x, point.value) for point in segment]
-        SubElement(group, "polyline", {"class": "stroke curve", "points": _path(corners, x, y)})
-    for point in (point for segment in segments for point in segment):
-        dot = SubElement(group, "circle", {"class": "ink", "cx": str(x(point.x)), "cy": str(y(point.value)), "r": "3"})
-        set_tooltip(dot, point.tooltip)
-
-
-def _unbroken(points: Sequence[_Point | None]) -> Iterator[list[_Point]]:
-    for is_gap, segment in groupby(points, lambda point: point is None):
-        if not is_gap:
-            yield [point for point in segment if point is not None]
-
-
-def _path(corners: Iterable[tuple[float, float]], x: Scale, y: Scale) -> str:
-    return " ".join(f"{x(position)},{y(value)}" for position, value in corners)
-
-
-def _draw_marker(svg: Element, marker: _PlacedMarker, x: float, *, heights: tuple[float, float, float], width: int) -> None:
-    """Draw a vertical line with a label; ``heights`` of the label, of the top and of the bottom of the plot."""
-    label_y, top, bottom = heights
-    group = SubElement(svg, "g", {"class": marker.tone})
-    set_tooltip(group, marker.tooltip)
-    draw_line(group, f"stroke mark {marker.tone}", (x, label_y + 4), (x, bottom))
-    SubElement(group, "path", {"class": "ink", "d": f"M{x - 4},{top - 4}h8l-4,7z"})
-    is_left = label_extent(x, marker.label, width)[0] < x
-    draw_text(group, x - 5 if is_left else x + 5, label_y, marker.label, anchor="end" if is_left else "start", tone=marker.tone)
-
-
-def _draw_reference_lines(svg: Element, lines: Sequence[ReferenceLine], x: Scale, y: Scale) -> None:
-    from_top = sorted(lines, key=lambda line: y(line.value))
-    for line, label_y in zip(from_top, spread([y(line.value) for line in from_top]), strict=True):
-        draw_line(svg, f"stroke limit {line.tone}", (x.start, y(line.value)), (x.end, y(line.value)))
-        draw_text(svg, x.end + 8, label_y + 4, line.label, tone=line.tone)
-
-
-def _draw_legend(svg: Element, polylines: Sequence[_Polyline], left: float, y: float) -> None:
-    for polyline in polylines:
-        draw_line(svg, f"stroke curve {polyline.tone}", (left, y), (left + 18, y))
-        draw_text(svg, left + 24, y + 4, polyline.label, strong=True)
-        left += 50 + 1.12 * CHAR_WIDTH * len(polyline.label)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,10 +18,11 @@ from streams.dependencies import DependencyMonitor, role_probes
 from streams.monitoring import multiple_text
 from streams.outages import OUTAGES, Outage
 from streams.printable import escape_text
-from streams.reporting import CHART_STYLE, EventMarker, formatting
+from streams.reporting import EventMarker, chart_data, chart_table, formatting
 from streams.reporting.overview import Overview
 from streams.reporting.text import carrier_sentences, feature_sentences, realism_sentences
 from streams.settings import ROLES, Role, Settings
+from streams.web.assets import LIVE_SCRIPTS, PAGE_POLICY, SCRIPTS, STYLES, asset, document_policy, find_asset
 from streams.web.connections import ConnectionLimits
 from streams.web.dashboard_charts import line_charts, simulations_chart, status_tone
 from streams.web.guard import guarded_app, require_known_parameters
@@ -33,6 +33,7 @@ __all__ = ["PageState", "dashboard_app", "render_dashboard", "render_report", "s
 
 REFRESH_S = 4
 _READER = web.AppKey("reader", OverviewReader)
+_KEEP = "public, max-age=31536000, immutable"
 _MAX_LIST_ITEMS = 6
 _MAX_SEGMENTS = 30
 _ALL_READY: Mapping[Role, str] = MappingProxyType({})
@@ -64,8 +65,8 @@ class PageState:
     servers: Sequence[str] = ()
 
 
-def render_dashboard(overview: Overview | None, settings: Settings, nonce: str, state: PageState | None = None) -> str:
-    """The dashboard as one HTML document that loads nothing else; ``nonce`` allows its one script.
+def render_dashboard(overview: Overview | None, settings: Settings, state: PageState | None = None) -> str:
+    """The dashboard as an HTML document, which loads its scripts and styles from the service only.
 
     Without an overview it has no figures, and ``state`` tells why.
     """
@@ -74,14 +75,15 @@ def render_dashboard(overview: Overview | None, settings: Settings, nonce: str, 
         **_content(overview),
         sites={role: f"http://{settings.web_host}:{settings.port_of(role)}" for role in ROLES},
         refresh_s=REFRESH_S,
-        nonce=nonce,
+        styles=[asset(name) for name in STYLES],
+        scripts=[asset(name) for name in SCRIPTS + LIVE_SCRIPTS],
         state=state or PageState(),
         now=datetime.now(UTC),
     )
 
 
 def render_report(overview: Overview, report: Mapping[str, Any], text: str, markers: Sequence[EventMarker]) -> str:
-    """The report of a demonstration as one HTML document without a script: its results, and below them the dashboard at its end.
+    """The report of a demonstration as one HTML file that opens without a network: results, then the dashboard at its end.
 
     Args:
         overview: the state at the end.
@@ -90,17 +92,24 @@ def render_report(overview: Overview, report: Mapping[str, Any], text: str, mark
         markers: events for the charts, in addition to those of the ledger.
     """
     template = _templates().get_template("report.html")
-    return template.render(**_content(overview, markers), report=report, text=text.strip())
+    styles, scripts = [asset(name) for name in STYLES], [asset(name) for name in SCRIPTS]
+    return template.render(
+        **_content(overview, markers),
+        report=report,
+        text=text.strip(),
+        styles=styles,
+        scripts=scripts,
+        policy=document_policy(styles, scripts),
+    )
 
 
 def _content(overview: Overview | None, markers: Sequence[EventMarker] = ()) -> dict[str, Any]:
     if overview is None:
-        return {"overview": None, "lines": [], "chart_style": CHART_STYLE}
+        return {"overview": None, "lines": []}
     return {
         "overview": overview,
         "lines": [{"line": line, **line_charts(line, overview.at, markers)} for line in overview.lines],
         "simulations_chart": simulations_chart(overview.simulations),
-        "chart_style": CHART_STYLE,
     }
 
 
@@ -111,11 +120,19 @@ def dashboard_app(
 
     async def dashboard(request: web.Request) -> web.Response:
         require_known_parameters(request)
-        nonce = secrets.token_urlsafe(16)
         reading = await request.app[_READER].read()
         state = PageState(starting(), OUTAGES.current(), reading.problem, server_problems())
-        html = render_dashboard(reading.overview, settings, nonce, state)
-        return web.Response(text=html, content_type="text/html", headers={"Content-Security-Policy": _policy(nonce)})
+        html = render_dashboard(reading.overview, settings, state)
+        return web.Response(text=html, content_type="text/html", headers={"Content-Security-Policy": PAGE_POLICY})
+
+    async def static(request: web.Request) -> web.Response:
+        require_known_parameters(request)
+        item = find_asset(request.path)
+        if item is None:
+            raise web.HTTPNotFound(text="this script or style is of another version: load the page again\n")
+        reply = web.Response(text=item.content, content_type=item.media_type, headers={"Cache-Control": _KEEP})
+        reply.enable_compression()
+        return reply
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         app[_READER] = OverviewReader(settings)
@@ -126,6 +143,7 @@ def dashboard_app(
 
     app = guarded_app(settings.host_names)
     app.router.add_get("/", dashboard)
+    app.router.add_get("/static/{path:.+}", static)
     app.cleanup_ctx.append(lifetime)
     return app
 
@@ -138,14 +156,6 @@ async def serve_dashboard(
     app, limits = dashboard_app(settings, starting, server_problems), settings.connection_limits
     async with serve_app(app, "127.0.0.1", port, "--port", ConnectionLimits(*limits)) as bound_port:
         yield f"http://127.0.0.1:{bound_port}/"
-
-
-def _policy(nonce: str) -> str:
-    """A policy that forbids the page to load anything from elsewhere, to send forms and to be framed."""
-    return (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
 
 
 def _without_controls(value: Any) -> Any:
@@ -173,6 +183,8 @@ def _templates() -> Environment:
         "number": _typographic(formatting.number),
         "one_decimal": formatting.one_decimal,
         "plain": formatting.plain_words,
+        "chart_data": chart_data,
+        "chart_table": chart_table,
         "campaign": formatting.campaign_label,
         "share": _typographic(formatting.share),
         "short": formatting.short_id,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from markupsafe import Markup
-
 from engine.fidelity import rule_limit
 from schemas import TWIN_TYPES, DriftRule, DriftState, ModelCard, line_parts
 from sql.overview_store import SimulationRun
 from streams.reporting import (
+    Chart,
     ChartInterval,
     ChartSeries,
     EventMarker,
@@ -29,8 +28,6 @@ from streams.reporting import (
 from streams.reporting.overview import LineOverview
 
 __all__ = ["line_charts", "simulations_chart", "status_tone"]
-
-_FULL_WIDTH, _HALF_WIDTH = 1140, 570  # pixels, as wide as the dashboard shows them on a desktop screen
 
 _STATE_TONES: dict[str, Tone] = {
     DriftState.OK: "good",
@@ -76,7 +73,7 @@ def status_tone(status: str) -> Tone:
     return _STATE_TONES.get(status) or _STATUS_TONES.get(status, "muted")
 
 
-def line_charts(line: LineOverview, at: datetime, more_markers: Sequence[EventMarker] = ()) -> dict[str, Markup]:
+def line_charts(line: LineOverview, at: datetime, more_markers: Sequence[EventMarker] = ()) -> dict[str, Chart]:
     """The charts ``error`` and ``coverage`` of a line, with its events and ``more_markers``; ``at`` is the time of the overview."""
     markers = sorted([*_event_markers(line), *more_markers], key=lambda marker: marker.at)
     twin_type, _, target = line_parts(line.line)
@@ -88,7 +85,6 @@ def line_charts(line: LineOverview, at: datetime, more_markers: Sequence[EventMa
         description=f"Mean absolute error in {TWIN_TYPES[twin_type].target(target).unit}. {subject}.",
         lines=_error_lines(reference, line.thresholds.rule("mae_increase")),
         markers=markers,
-        width=_HALF_WIDTH,
     )
     coverage = series_chart(
         _series(line, "coverage_95pct"),
@@ -97,23 +93,20 @@ def line_charts(line: LineOverview, at: datetime, more_markers: Sequence[EventMa
         form=".0%",
         lines=_coverage_lines(reference, line.thresholds.rule("coverage_drop")),
         markers=markers,
-        width=_HALF_WIDTH,
     )
-    return {"error": Markup(error), "coverage": Markup(coverage)}  # noqa: S704  # the charts escape their labels
+    return {"error": error, "coverage": coverage}
 
 
-def simulations_chart(simulations: Iterable[SimulationRun]) -> Markup:
+def simulations_chart(simulations: Iterable[SimulationRun]) -> Chart:
     """The effect of each completed simulation with its interval, newest first."""
     completed = [run for run in simulations if run.status == "completed" and "ate" in run.results]
     threshold = completed[0].results.get("min_effect_threshold") if completed else None
-    svg = intervals_chart(
+    return intervals_chart(
         [_interval(run) for run in completed],
         title="Simulated effects",
         description="Average effect of each simulated intervention with its interval, newest first.",
         lines=[ReferenceLine(threshold, f"worthwhile from {threshold:.0%}")] if threshold else [],
-        width=_FULL_WIDTH,
     )
-    return Markup(svg)  # noqa: S704  # the charts escape their labels
 
 
 def _series(line: LineOverview, metric: str) -> list[ChartSeries]:

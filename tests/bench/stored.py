@@ -137,7 +137,7 @@ def _costs(runner: asyncio.Runner, connection: Connection, measured: Measured, s
 
 async def _page_s(settings: Settings) -> float:
     async def render(pool: Pool) -> None:
-        render_dashboard(await read_overview(pool, settings.n_min), settings, "nonce")
+        render_dashboard(await read_overview(pool, settings.n_min), settings)
 
     async with await open_pool(settings, dsn=settings.read_dsn) as pool:
         return await _median_s(lambda: render(pool))

@@ -46,7 +46,6 @@ KNOWN = "mean known"
 BASELINES = {KNOWN: 0, "2,000 rows": 2_000, "10,000 rows": 10_000}
 TONES: Sequence[Tone] = ("one", "two", "good", "warn", "bad", "muted")
 BATCH = 50
-WIDE = 1140
 
 
 class Alarms(NamedTuple):
@@ -307,7 +306,7 @@ def _quiet_plots(
 
 
 def _alarm_plot(caption: str, curves: Sequence[Curve], lines: Sequence[ReferenceLine] = ()) -> Plot:
-    svg = curves_chart(
+    chart = curves_chart(
         curves,
         title="False alarms",
         description=caption,
@@ -315,9 +314,8 @@ def _alarm_plot(caption: str, curves: Sequence[Curve], lines: Sequence[Reference
         form=".1%",
         x_form=",.0f",
         lines=lines,
-        width=WIDE,
     )
-    return Plot(caption, svg, wide=True)
+    return Plot(caption, chart, wide=True)
 
 
 def _curve(label: str, outcomes: Floats, number: int, reach: int = QUIET) -> Curve:
@@ -330,7 +328,7 @@ def _delay_plots(delays: dict[tuple[str, str, str], Alarms]) -> Iterator[Plot]:
     for shift, reach in {"+20 %": 2_000, "+50 %": 600}.items():
         curves = [(f"{errors}, {baseline}", delays[errors, baseline, shift].detector) for errors, baseline in _keys()]
         caption = f"Share of streams whose shift of {shift} was detected, by outcomes since the shift."
-        svg = curves_chart(
+        chart = curves_chart(
             [_curve(label, outcomes[~np.isnan(outcomes)], n, reach) for n, (label, outcomes) in enumerate(curves)],
             title=f"Delays at {shift}",
             description=caption,
@@ -338,9 +336,8 @@ def _delay_plots(delays: dict[tuple[str, str, str], Alarms]) -> Iterator[Plot]:
             form=".0%",
             x_form=",.0f",
             lines=[ReferenceLine(0.5, "median")],
-            width=WIDE,
         )
-        yield Plot(caption, svg, wide=True)
+        yield Plot(caption, chart, wide=True)
 
 
 # -- correlated outcomes of territories

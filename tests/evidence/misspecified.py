@@ -253,10 +253,10 @@ def _plot(runs: Mapping[str, Run]) -> Plot:
         )
     ]
     lines = [ReferenceLine(0.90, "90 %", "bad")]
-    svg = curves_chart(
+    chart = curves_chart(
         curves, title="Coverage in other worlds", description=caption, x_label="experiments", form=".0%", x_form=".0f", lines=lines
     )
-    return Plot(caption, svg)
+    return Plot(caption, chart)
 
 
 # -- parts of real trials

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from streams.reporting import Chart
+
 __all__ = ["DATA", "Figure", "Part", "Plot", "Table", "seeded_rng"]
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -60,7 +62,7 @@ class Plot:
     """A chart of :mod:`streams.reporting.charts` with a caption that describes what it shows."""
 
     caption: str
-    svg: str
+    chart: Chart
     wide: bool = False
 
 

@@ -249,7 +249,7 @@ def _plot(name: str, history: LineHistory) -> Plot:
     markers += [ValueMarker(history.decided, "alarm", "bad")] if history.decided is not None else []
     markers += [ValueMarker(history.count_before(event.effective_from), "promoted", "good") for event in history.promotions]
     base = history.first.baseline.mae
-    svg = curves_chart(
+    chart = curves_chart(
         list(_curves(history)),
         title=f"{history.scenario.title}, {name}",
         description=f"Mean absolute error of each {BIN} outcomes with its standard error, coloured by the predicting model.",
@@ -257,9 +257,8 @@ def _plot(name: str, history: LineHistory) -> Plot:
         x_form=",.0f",
         lines=[ReferenceLine(base, "baseline"), ReferenceLine(base * (1 + _RISE), f"+{_RISE:.0%}", "bad")],
         markers=markers,
-        width=1140,
     )
-    return Plot(f"{name}: {history.scenario.title}. Mean absolute error of each {BIN} outcomes", svg, wide=True)
+    return Plot(f"{name}: {history.scenario.title}. Mean absolute error of each {BIN} outcomes", chart, wide=True)
 
 
 def _curves(history: LineHistory) -> Iterator[Curve]:

@@ -21,7 +21,7 @@ from schemas import INTERVENTIONS, Brand, Channel, ExperimentResult, Frequency, 
 from schemas.arrays import Flags, Floats
 from schemas.filters import Filters, conditions, rows_matching
 from schemas.interventions import Uncertain
-from streams.reporting.charts import ChartInterval, Curve, ReferenceLine, curves_chart, intervals_chart
+from streams.reporting.charts import Chart, ChartInterval, Curve, ReferenceLine, curves_chart, intervals_chart
 from streams.training import read_training_table
 from tests.effect_worlds import Terms, World, draw_campaigns, moderator_terms, right_campaigns
 from tests.evidence.part import DATA, Figure, Part, Plot, Table, seeded_rng
@@ -218,7 +218,7 @@ def _coverage_plots(covered: Mapping[str, Coverage]) -> Iterator[Plot]:
     yield Plot(caption, _by_twins(curves, "Width by the number of twins", caption, ".2f", bars))
 
 
-def _by_twins(curves: Sequence[Curve], title: str, caption: str, form: str, lines: Sequence[ReferenceLine]) -> str:
+def _by_twins(curves: Sequence[Curve], title: str, caption: str, form: str, lines: Sequence[ReferenceLine]) -> Chart:
     return curves_chart(
         curves, title=title, description=caption, x_label="twins", form=form, x_form=",.0f", log_x=True, lines=lines
     )
@@ -358,8 +358,8 @@ def _history_plots(histories: Mapping[str, Histories]) -> Iterator[Plot]:
             Curve(name, EXPERIMENT_COUNTS, y.tolist(), margins, tone)
             for (name, (y, margins)), tone in zip(series.items(), tones, strict=True)
         ]
-        svg = curves_chart(curves, title=title, description=caption, x_label="experiments", form=form, x_form=".0f", lines=lines)
-        yield Plot(caption, svg)
+        chart = curves_chart(curves, title=title, description=caption, x_label="experiments", form=form, x_form=".0f", lines=lines)
+        yield Plot(caption, chart)
 
 
 def _winner_figure(repetitions: int) -> Figure:

@@ -220,10 +220,10 @@ def _plot(runs: Mapping[str, Sequences], parts: _Parts) -> Plot:
         for (name, run), tone in zip(runs.items(), ("one", "two"), strict=True)
     ]
     lines = [ReferenceLine(LOW, "93 %", "bad"), ReferenceLine(HIGH, "97 %", "bad")]
-    svg = curves_chart(
+    chart = curves_chart(
         curves, title="Coverage of subgroups", description=caption, x_label="experiments", form=".0%", x_form=".0f", lines=lines
     )
-    return Plot(caption, svg)
+    return Plot(caption, chart)
 
 
 def _subgroup(dimension: str, level: str, estimate: EffectEstimate) -> SubgroupResult:

@@ -220,7 +220,7 @@ def _calibration_plot(intervals: Mapping[str, IntervalQuality]) -> Plot:
         Curve(name, LEVELS, [quality.covered[level] - level for level in LEVELS], tone=tone)
         for (name, quality), tone in zip(intervals.items(), TONES, strict=False)
     ]
-    svg = curves_chart(
+    chart = curves_chart(
         curves,
         title="Calibration of prediction intervals",
         description="Coverage on unseen rows less the nominal level, against the level; zero is perfect.",
@@ -228,10 +228,9 @@ def _calibration_plot(intervals: Mapping[str, IntervalQuality]) -> Plot:
         form="+.1%",
         x_form=".0%",
         lines=[ReferenceLine(0.0, "perfect"), ReferenceLine(0.02, "+2 %"), ReferenceLine(-0.02, "-2 %")],
-        width=1140,
     )
     caption = "Share of unseen outcomes inside their interval, less the nominal level: intervals of every level hold."
-    return Plot(caption, svg, wide=True)
+    return Plot(caption, chart, wide=True)
 
 
 def _column_plots(realism: Mapping[str, Sequence[Realism]]) -> Iterator[Plot]:

@@ -67,4 +67,4 @@ async def test_the_newest_window_names_what_is_missing_and_what_is_far_off(pool:
     payload = windows_dict(line)
     assert [row["error"] for row in payload["outliers"]] == [900.0, 50.0]
     assert next(window for window in payload["windows"] if window["segment"] == "all")["metrics"]["n_skipped"] == 2
-    assert outcomes[-4]["event_id"] in render_dashboard(await read_overview(pool, 200), Settings(), "nonce")
+    assert outcomes[-4]["event_id"] in render_dashboard(await read_overview(pool, 200), Settings())

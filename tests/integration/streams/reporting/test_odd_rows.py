@@ -37,7 +37,7 @@ async def test_the_page_shows_retrains_of_any_year(pool: Pool, at: datetime):
     event = retrain_event(make_card().model_id, requested_at=at, reason="forged \x1b[2J" * 100)
     await enqueue(pool, event)
 
-    html = render_dashboard(await read_overview(pool, 200), Settings(), "nonce")
+    html = render_dashboard(await read_overview(pool, 200), Settings())
 
     assert str(event.retrain_id) in html
 
@@ -51,5 +51,5 @@ async def test_a_report_shows_evidence_of_another_form_as_such(pool: Pool, evide
 
     assert "what is stored has another form and cannot be shown" in report.format_text()
     assert report.to_dict()["request"]["reason"] == event.reason
-    render_dashboard(await read_overview(pool, 200), Settings(), "nonce")
+    render_dashboard(await read_overview(pool, 200), Settings())
     assert await Ledger(pool).history(LINE)

@@ -27,7 +27,7 @@ def page_of(mae: float, *, fired: bool, state: DriftState = DriftState.OK, evide
     verdict = Verdict(rule="mae_increase", action="retrain", fired=fired, reason="as tested")
     window = SegmentWindow("all", metrics, state, evidence_ratio, (verdict,), "as tested")
     line = LineOverview(LINE, "auto", card, card, (window,), NOW, 3600.0, (), (), (), None, (), {})
-    return render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(400, 0, 0)), Settings(), "nonce")
+    return render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(400, 0, 0)), Settings())
 
 
 def tone_of_error(html: str) -> str:
@@ -54,7 +54,7 @@ def test_only_the_rule_on_the_mean_absolute_error_marks_it():
 
 def test_the_page_names_the_version_of_the_catalogue_of_a_champion():
     line = LineOverview(LINE, "auto", make_card(), None, (), None, 3600.0, (), (), (), None, (), {}, catalogue_version=7)
-    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings(), "nonce")
+    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings())
     assert ", under catalogue version 7. Retraining" in html
 
 
@@ -63,7 +63,7 @@ def test_a_brand_of_ones_own_has_its_label_on_the_page_in_whatever_letters():
     install(BUILT_IN.with_entries({"brands": {"acmezumab": {"label": label}}}))
     name = "hcp:acmezumab:prescribing_change"
     line = LineOverview(name, "auto", make_card(), None, (), None, 3600.0, (), (), (), None, (), {}, catalogue_version=1)
-    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings(), "nonce")
+    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings())
     assert f"HCP · {escape(label)}" in html
     assert label not in html
 
@@ -83,15 +83,15 @@ def test_a_window_of_too_few_outcomes_has_insufficient_data():
 def test_roles_that_are_not_ready_are_named_with_what_they_do():
     overview = Overview(NOW, (), (), (), OverviewCounts(0, 0, 0))
     state = PageState({"fidelity": "restoring 3 of 7 lines", "trainer": "starts its process"})
-    html = render_dashboard(overview, Settings(), "nonce", state)
+    html = render_dashboard(overview, Settings(), state)
     assert "fidelity (restoring 3 of 7 lines), trainer (starts its process)." in html
-    assert "Not all roles are ready" not in render_dashboard(overview, Settings(), "nonce")
+    assert "Not all roles are ready" not in render_dashboard(overview, Settings())
 
 
 def test_a_part_that_is_out_is_named_with_what_it_means_and_its_error_is_escaped():
     overview = Overview(NOW, (), (), (), OverviewCounts(0, 0, 0))
     outage = Outage("kafka", NOW, 0.0, 1234, "OSError: <script>", 0.0)
-    html = render_dashboard(overview, Settings(), "nonce", PageState({"trainer": "kafka is out"}, [outage]))
+    html = render_dashboard(overview, Settings(), PageState({"trainer": "kafka is out"}, [outage]))
     assert "Kafka has not answered since 12:00:00 UTC" in html
     assert "producers have to wait" in html
     assert "1,234 attempts failed: OSError: &lt;script&gt;" in html
@@ -100,13 +100,13 @@ def test_a_part_that_is_out_is_named_with_what_it_means_and_its_error_is_escaped
 
 def test_a_server_of_the_local_stack_that_ended_is_shown_with_what_happens_to_it():
     ended = "Kafka of the local stack ended (killed by SIGKILL); it is started again in 4 s"
-    html = render_dashboard(None, Settings(), "nonce", PageState(servers=[ended, "Postgres <ended>"]))
+    html = render_dashboard(None, Settings(), PageState(servers=[ended, "Postgres <ended>"]))
     assert f">{ended}.</li>" in html
     assert "Postgres &lt;ended&gt;." in html
 
 
 def test_a_page_without_figures_says_why():
-    html = render_dashboard(None, Settings(), "nonce", PageState(problem="no answer from Postgres for 3 s"))
+    html = render_dashboard(None, Settings(), PageState(problem="no answer from Postgres for 3 s"))
     assert "The figures cannot be read now (no answer from Postgres for 3 s)." in html
     assert "Simulations" not in html
 
@@ -114,7 +114,7 @@ def test_a_page_without_figures_says_why():
 def page_with(windows: tuple[SegmentWindow, ...]) -> str:
     card = make_card()
     line = LineOverview(LINE, "auto", card, card, windows, NOW, 3600.0, (), (), (), None, (), {})
-    return render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(400, 0, 0)), Settings(), "nonce")
+    return render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(400, 0, 0)), Settings())
 
 
 def window_of(segment: str, n: int = 1, state: DriftState = DriftState.OK) -> SegmentWindow:
@@ -146,7 +146,7 @@ def test_no_value_on_the_page_is_markup():
 
 def test_parked_records_are_shown_when_there_are_any() -> None:
     def page(counts: OverviewCounts) -> str:
-        return render_dashboard(Overview(NOW, (), (), (), counts), Settings(), "nonce")
+        return render_dashboard(Overview(NOW, (), (), (), counts), Settings())
 
     assert "parked" not in page(OverviewCounts(10, 0, 3))
     waiting = page(OverviewCounts(10, 0, 3, 2, 1))
@@ -165,7 +165,7 @@ def test_the_page_shows_the_verdict_on_twins_of_each_filter_and_escapes_its_valu
         FilterRealism({"decile": [9]}),
     )
     line = LineOverview(LINE, "auto", card, card, (), None, 3600.0, (), (), (), None, (), {}, realism=realism)
-    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings(), "nonce")
+    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings())
     assert "Twins with min_decile 8, region &lt;south&gt; or west: not realistic (an AUC of 0.950 is above 0.818), safe." in html
     assert "Twins with decile 10: not assessed (only 31 real rows satisfy the filters)." in html
     assert "Twins with decile 9: not assessed (not measured yet)." in html
