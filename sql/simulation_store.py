@@ -19,7 +19,7 @@ from schemas.simulation_models import SimulationResult
 from schemas.thresholds import DEFAULT_THRESHOLDS, LineThresholds
 from sql.catalogue_store import catalogues_at
 from sql.database import Connection, Database, transaction
-from sql.erasure_store import ErasedEntities, erased_entities
+from sql.erasure_store import ErasedEntities, erased_entities, has_erasures
 from sql.threshold_store import thresholds_from
 
 __all__ = [
@@ -192,6 +192,8 @@ def answer_values(answer: SimulationAnswer) -> tuple[Any, ...]:
 
 async def without_erased(connection: Connection, new: Sequence[NewAnswer]) -> list[NewAnswer]:
     """Answers without the ids of persons who were erased, in a reason or in a request; valid until the transaction ends."""
+    if not await has_erasures(connection):
+        return list(new)
     named = [texts_in(item.request.model_dump_json().encode()) if item.request else set() for item in new]
     quoted = [texts_in(item.answer.reason.encode()) if item.answer.reason else set() for item in new]
     erased = await erased_entities(connection, set().union(*named, *quoted))
