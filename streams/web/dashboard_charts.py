@@ -98,14 +98,15 @@ def line_charts(line: LineOverview, at: datetime, more_markers: Sequence[EventMa
 
 
 def simulations_chart(simulations: Iterable[SimulationRun]) -> Chart:
-    """The effect of each completed simulation with its interval, newest first."""
+    """The effect of each completed simulation with its interval, newest first, and the threshold of all where they share one."""
     completed = [run for run in simulations if run.status == "completed" and "ate" in run.results]
-    threshold = completed[0].results.get("min_effect_threshold") if completed else None
+    thresholds = {run.results.get("min_effect_threshold") for run in completed}
+    shared = thresholds.pop() if len(thresholds) == 1 else None
     return intervals_chart(
         [_interval(run) for run in completed],
         title="Simulated effects",
         description="Average effect of each simulated intervention with its interval, newest first.",
-        lines=[ReferenceLine(threshold, f"worthwhile from {threshold:.0%}")] if threshold else [],
+        lines=[ReferenceLine(shared, f"worthwhile from {shared:.1%}")] if shared else [],
     )
 
 
