@@ -50,6 +50,7 @@ __all__ = [
     "Subject",
     "contains_nul",
     "describe_error",
+    "describe_fields",
     "describe_traceback",
     "is_transient",
     "is_waited_for",
@@ -253,14 +254,19 @@ def describe_error(error: BaseException) -> str:
     A ``ValidationError`` gives one clause per field, of at most ten, which names the field, the refused value and what is allowed.
     """
     if isinstance(error, ValidationError):
-        details = _joined_branches(error.errors(include_url=False, include_context=False))
-        clauses = [_describe_field(item["loc"], item["type"], item["msg"], item["input"]) for item in details[:_MAX_FIELDS]]
-        more = [f"and {len(details) - _MAX_FIELDS} more"] if len(details) > _MAX_FIELDS else []
-        text = "; ".join([*clauses, *more])
+        text = describe_fields(error.errors(include_url=False, include_context=False))
     else:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         text = hide_passwords(" ".join(f"{error}{notes}".split())) or type(error).__name__
     return limit_text(text)
+
+
+def describe_fields(details: Sequence[ErrorDetails]) -> str:
+    """Describe the errors of a validation on one line, one clause for each field, of at most ten."""
+    joined = _joined_branches(details)
+    clauses = [_describe_field(item["loc"], item["type"], item["msg"], item["input"]) for item in joined[:_MAX_FIELDS]]
+    more = [f"and {len(joined) - _MAX_FIELDS} more"] if len(joined) > _MAX_FIELDS else []
+    return "; ".join([*clauses, *more])
 
 
 def _joined_branches(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:

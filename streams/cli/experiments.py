@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
     from engine.experiments import Counterfactuals
     from engine.twins import TwinModel
-    from schemas import EffectPrior, ExperimentPlan
+    from schemas import ExperimentPlan
     from schemas.arrays import Flags
     from sql.database import Pool
+    from streams.operations.planning import LineChampion
     from streams.settings import Settings
 
 app = typer.Typer()
@@ -115,20 +116,14 @@ def design(
 
     The plan has the arms, their sample sizes and the power, on the population of the line's champion.
     """
-    from engine import ExperimentDesigner
     from engine.experiments import Assignment
+    from streams.operations.planning import PilotAim, plan_pilot
 
     use_service_catalogue()
     campaign = make_campaign(intervention, channel, frequency, weeks, intensity)
-    model, priors = _load_champion(model_line(twin_type, brand, target))
-    plan = ExperimentDesigner(model, priors=priors).design(
-        campaign,
-        parse_filters(filters),
-        effect=effect,
-        power=power,
-        assignment=Assignment(control_ratio, cluster_size, icc),
-        n_available=available,
-    )
+    champion = _load_champion(model_line(twin_type, brand, target))
+    aim, assignment = PilotAim(effect, power, available), Assignment(control_ratio, cluster_size, icc)
+    plan = plan_pilot(champion, campaign, parse_filters(filters), aim, assignment)
     print_result(plan.model_dump(mode="json"), lambda: _plan_text(plan), as_json=as_json)
 
 
@@ -159,6 +154,7 @@ def counterfactuals(
     FILE has a row for each entity. The result is the outcome with INTERVENTION, without it, and the difference.
     """
     from engine.experiments import predict_counterfactuals
+    from streams.operations.planning import target_unit
 
     table = _read_entities(file, twin_type, reading)
     use_service_catalogue()
@@ -168,7 +164,7 @@ def counterfactuals(
     predicted = predict_counterfactuals(model, table, campaign, priors=priors)
     if out is not None:
         _write_entities(predicted, table, out)
-    heading = f"{intervention} on {len(table):,} entities, on average ({_unit(model)}):"
+    heading = f"{intervention} on {len(table):,} entities, on average ({target_unit(model)}):"
     print_result(dict(predicted.average), lambda: _average_text(heading, predicted.average), as_json=as_json)
 
 
@@ -210,6 +206,7 @@ def untreated(
     FILE is the table of a finished experiment, with a row for each entity of both arms.
     """
     from engine.experiments import parse_arms, require_filled, treated_counterfactuals
+    from streams.operations.planning import target_unit
 
     use_service_catalogue()
     target_name = outcome or TWIN_TYPES[twin_type].target(target).name
@@ -230,7 +227,7 @@ def untreated(
     if out is not None:
         _write_entities(estimated, table, out)
     warning = _ratio_warning(is_treated, clusters, control_ratio)
-    heading = f"{len(estimated.entities):,} treated of {len(table):,} entities, on average ({_unit(model)}):"
+    heading = f"{len(estimated.entities):,} treated of {len(table):,} entities, on average ({target_unit(model)}):"
     payload = {**estimated.average, "warnings": [warning] if warning else []}
     notes = [f"warning: {warning}"] if warning else []
     print_result(payload, lambda: "\n".join([_average_text(heading, estimated.average), *notes]), as_json=as_json)
@@ -257,18 +254,18 @@ def _read_entities(file: Path, twin_type: TwinType, reading: TableOptions, kinds
     return result.frame
 
 
-def _load_champion(line: str) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
+def _load_champion(line: str) -> LineChampion:
     """Load the champion of a line, and the calibrated effect priors of the line.
 
     Raises:
         LookupError: when the line has no champion.
     """
 
-    async def load(settings: Settings, pool: Pool) -> tuple[TwinModel, Mapping[str, EffectPrior]]:
-        from sql.experiment_store import current_priors
-        from streams.worker.setup import load_champion
+    async def load(settings: Settings, pool: Pool) -> LineChampion:
+        from streams.operations.planning import line_champion
+        from streams.registry import ModelLoader
 
-        return await load_champion(settings, pool, line), await current_priors(pool, line)
+        return await line_champion(pool, ModelLoader.from_settings(pool, settings), line)
 
     return with_read_pool(load, "mlflow")
 
@@ -279,27 +276,19 @@ def _check_features(model: TwinModel, table: pd.DataFrame) -> None:
     Raises:
         ValueError: when none has one.
     """
-    missing = [name for name in model.card.features if name not in table]
-    if len(missing) == len(model.card.features):
-        raise ValueError(f"no column is a feature of {model.card.line}: expected some of {', '.join(missing)}")
-    if missing:
-        notify(f"the table has no column for {', '.join(missing)}: these features are treated as missing")
-    for sentence in model.gap_sentences(table, missing):
+    from streams.operations.planning import feature_gaps
+
+    for sentence in feature_gaps(model, table):
         notify(sentence)
-
-
-def _unit(model: TwinModel) -> str:
-    return TWIN_TYPES[model.card.twin_type].target(model.card.target).unit
 
 
 def _write_entities(result: Counterfactuals, table: pd.DataFrame, out: Path) -> None:
     """Write the rows of the entities, with what was predicted for each beside their own columns."""
-    import pandas as pd
-
+    from streams.operations.planning import with_predictions
     from streams.training import write_table
 
-    rows = table.drop(columns=result.entities.columns, errors="ignore").iloc[result.entities.index]
-    write_table(pd.concat([rows, result.entities.set_index(rows.index)], axis=1), out)
+    rows = with_predictions(result, table)
+    write_table(rows, out)
     notify(f"{len(rows):,} rows written to {out}")
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from sql.database import Pool
     from sql.history_store import HistoryWindow
     from streams.operations.publication import Published
-    from streams.operations.publication_rows import OutcomeFile
     from streams.operations.receipts import Receipt
     from streams.reporting.overview import LineOverview
     from streams.settings import Settings
@@ -78,29 +75,27 @@ def publish(
     another value for them corrects it. Without these either, equal rows are one outcome each within a file, and the same outcomes
     in every file.
     """
-    from streams.operations.publication import describe_rows
+    from streams.operations.operator import operator_name
+    from streams.operations.outcome_files import OutcomeLine, publish_outcomes, read_outcome_file, require_plausible_scale
+    from streams.operations.publication import Publisher, describe_rows
     from streams.operations.receipts import await_receipt
 
     use_service_catalogue()
-    outcomes = _read_file(file, twin_type, brand, target, reading, partly=partly)
-    _check_scale(outcomes, accept=accept)
+    outcomes, remarks = read_outcome_file(file, OutcomeLine(twin_type, brand, target), reading, datetime.now(UTC), partly=partly)
+    notify_remarks(remarks)
+    notify_remarks(require_plausible_scale(outcomes, accept=accept))
 
     async def work(settings: Settings, pool: Pool) -> tuple[Published, Receipt]:
-        from streams.operations.outcome_columns import without_left_out
-        from streams.operations.publication import publish_file
-        from streams.worker.setup import find_own_columns
-
-        own = await find_own_columns(pool, outcomes.frame.assign(**outcomes.constants), notify)
-        frame, notes = without_left_out(outcomes.frame, twin_type, own.left_out)
-        for note in notes:
-            notify(note)
         with show_progress("publishing outcomes", 2 * len(outcomes.frame)) as report_progress:
-            published = await publish_file(
+            published = await publish_outcomes(
                 settings,
                 pool,
-                replace(outcomes, frame=frame, own_features=own.features),
+                outcomes,
+                twin_type,
+                Publisher(operator_name(), "command line"),
                 partly=partly,
                 backfill=backfill,
+                notify=notify,
                 report_progress=report_progress,
             )
         return published, await await_receipt(pool, published.publication_id, timeout)
@@ -115,42 +110,6 @@ def publish(
         notify(f"{published.history:,} rows were added to the training history")
     payload = {"published": published.sent, **receipt.to_dict()}
     print_result(payload, lambda: f"{published.sent:,} outcomes published\n{receipt.format_text()}", as_json=as_json)
-
-
-def _read_file(
-    path: Path, twin_type: TwinType, brand: str, target: str | None, options: TableOptions, *, partly: bool
-) -> OutcomeFile:
-    """Read the rows of a file, and tell what was converted; the first bad cells are in the error."""
-    from schemas import TWIN_TYPES
-    from streams.operations.outcome_columns import named_as_outcomes
-    from streams.operations.publication import PublicationRefused
-    from streams.operations.publication_rows import OutcomeFile
-    from streams.tables import outcome_columns, read_table
-
-    reading = read_table(path, outcome_columns(twin_type), options)
-    if reading.bad_cells and not partly:
-        raise PublicationRefused(
-            f"{reading.name}: nothing is sent, as {reading.n_bad:,} of {reading.n_rows:,} rows are bad: "
-            f"{'; '.join(reading.examples())}. Correct them, or leave them out with --partly"
-        )
-    metric_type = TWIN_TYPES[twin_type].target(target).name
-    frame, renamed = named_as_outcomes(reading.frame, twin_type, metric_type)
-    notify_remarks([*reading.remarks(), *renamed])
-    constants = {"twin_type": twin_type.value, "brand": str(brand), "metric_type": metric_type}
-    return OutcomeFile.oldest_first(reading.name, frame, reading.rows, constants, datetime.now(UTC))
-
-
-def _check_scale(outcomes: OutcomeFile, *, accept: bool) -> None:
-    """Refuse outcomes that are in another unit than their target, unless they are confirmed, and tell single implausible ones."""
-    from streams.operations.outcome_columns import outcome_scale
-    from streams.operations.publication import PublicationRefused
-
-    scale = outcome_scale(outcomes.frame, outcomes.constants)
-    if scale.problems and not accept:
-        raise PublicationRefused(
-            f"{outcomes.name}: nothing is sent, as {'; '.join(scale.problems)}. Correct it, or confirm the values with --accept"
-        )
-    notify_remarks([*scale.problems, *scale.warnings])
 
 
 @app.command(epilog=examples("twinstream outcomes receipt 5d0f4f6e-4f5c-5d0e-9b0a-3f1e0c9d7a11"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -26,14 +26,15 @@ SimulationArgument = Annotated[UUID, typer.Argument(metavar="ID", help="The ID o
 def progress(simulation_id: SimulationArgument, as_json: JsonOption = False) -> None:
     """Show how far the simulation ID is."""
     from sql.simulation_queue_store import queued_simulation
+    from streams.operations.simulation_status import place_fields, simulation_status
 
     async def read(_: Settings, pool: Pool) -> tuple[str, QueuedSimulation | None]:
         place = await queued_simulation(pool, simulation_id)
-        return ("queued", place) if place else (await _status(pool, simulation_id), None)
+        return ("queued", place) if place else (await simulation_status(pool, simulation_id), None)
 
     status, place = with_read_pool(read)
     print_result(
-        {"simulation_id": str(simulation_id), "status": status, **_place_fields(place)},
+        {"simulation_id": str(simulation_id), "status": status, **place_fields(place)},
         lambda: place_text(simulation_id, place) if place else f"simulation {simulation_id} is {status}",
         as_json=as_json,
     )
@@ -45,36 +46,11 @@ def cancel(simulation_id: SimulationArgument, as_json: JsonOption = False) -> No
 
     Whatever is computed for it ends within seconds. One that is answered already keeps its answer.
     """
-    from sql.simulation_queue_store import cancel_simulation
+    from streams.operations.simulation_status import cancel_queued
 
-    async def change(_: Settings, pool: Pool) -> None:
-        if not await cancel_simulation(pool, simulation_id):
-            raise ValueError(f"simulation {simulation_id} is {await _status(pool, simulation_id)} already: nothing to cancel")
-
-    with_pool(change)
+    with_pool(lambda _, pool: cancel_queued(pool, simulation_id))
     print_result(
         {"simulation_id": str(simulation_id), "status": "cancelled"},
         lambda: f"simulation {simulation_id} is cancelled: a worker answers it so",
         as_json=as_json,
     )
-
-
-async def _status(pool: Pool, simulation_id: UUID) -> str:
-    """The status of the answer.
-
-    Raises:
-        UnknownSimulation: when there is no such simulation.
-    """
-    from sql.simulation_store import UnknownSimulation, find_runs
-
-    run = (await find_runs(pool, [simulation_id])).get(simulation_id)
-    if run is None:
-        raise UnknownSimulation(simulation_id)
-    return run.answer.status.value if run.answer else "running"
-
-
-def _place_fields(place: QueuedSimulation | None) -> dict[str, Any]:
-    if place is None:
-        return {}
-    twins = place.progress._asdict() if place.progress else {}
-    return {"lane": place.lane, "computing": place.computing, "ahead": place.ahead, **twins}

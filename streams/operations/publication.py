@@ -23,12 +23,11 @@ from sql.database import Pool, transaction
 from sql.training_data_store import ENTITY, OBSERVED, add_history
 from streams.client.twin_client import TwinClient
 from streams.kafka import event_value, topic_of
-from streams.operations.operator import operator_name
 from streams.operations.outcome_check import OutcomeCheck
 from streams.operations.publication_rows import FileEvent, FileEvents, OutcomeFile, ResolvedEvent, resolve_revision
 from streams.settings import Settings
 
-__all__ = ["BadRow", "LateRows", "PublicationRefused", "Published", "describe_rows", "publish_file"]
+__all__ = ["BadRow", "LateRows", "PublicationRefused", "Published", "Publisher", "describe_rows", "publish_file"]
 
 _OUTCOMES = topic_of(OutcomeEvent)
 _CHUNK = 2000
@@ -57,6 +56,13 @@ class LateRows(NamedTuple):
 
 class PublicationRefused(ValueError):
     """Nothing of the file was sent; the message says why, and which option would publish it."""
+
+
+class Publisher(NamedTuple):
+    """Who publishes: the name that is stored with a publication, and the program, for the header ``ce_source``."""
+
+    name: str
+    program: str
 
 
 class Published(NamedTuple):
@@ -93,6 +99,7 @@ async def publish_file(
     settings: Settings,
     pool: Pool,
     file: OutcomeFile,
+    publisher: Publisher,
     *,
     partly: bool = False,
     backfill: bool = False,
@@ -104,6 +111,7 @@ async def publish_file(
         settings: where Kafka and Postgres are.
         pool: connections to Postgres.
         file: the rows.
+        publisher: who publishes them.
         partly: publish the other rows when some are bad or too late.
         backfill: publish rows that are too late to be counted as well, as history.
         report_progress: called with the number of rows that are done, twice for each: checked and sent.
@@ -117,9 +125,9 @@ async def publish_file(
     if not backfill:
         check.left_out |= check.late
     publication_id, n_rows = check.events.publication_id(), len(file.frame)
-    begun_at = await store.begin_publication(pool, publication_id, file.name, operator_name(), n_rows, check.events.n_repeated)
+    begun_at = await store.begin_publication(pool, publication_id, file.name, publisher.name, n_rows, check.events.n_repeated)
     sender = _Sender(pool, publication_id, file, check, begun_at)
-    async with TwinClient(settings, name="command line") as client:
+    async with TwinClient(settings, name=publisher.program) as client:
         for first, items in file.chunks(_CHUNK):
             await sender.send(client, first, list(items), backfill=backfill)
             report_progress(n_rows + min(first + _CHUNK, n_rows))

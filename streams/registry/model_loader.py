@@ -13,11 +13,13 @@ from cachetools import LRUCache
 from engine.twins import TwinModel
 from sql.database import Database
 from sql.ledger import Ledger
+from sql.ledger_rows import lines_with_champion
+from sql.pin_store import NoChampion
 from streams.metrics import MODEL_CACHE
 from streams.registry.mlflow_registry import MlflowRegistry
 from streams.settings import Settings
 
-__all__ = ["ModelLoader"]
+__all__ = ["ModelLoader", "champion_of"]
 
 _MAX_READS = 4
 
@@ -77,3 +79,15 @@ class ModelLoader:
         card = await self._ledger.card(model_id)
         model = await asyncio.get_running_loop().run_in_executor(self._threads, self._registry.load, artifact)
         return model.with_card(card)
+
+
+async def champion_of(database: Database, models: ModelLoader, line: str) -> TwinModel:
+    """The champion of a line.
+
+    Raises:
+        NoChampion: when the line is unknown or has none.
+    """
+    champion = await Ledger(database).champion(line)
+    if champion is None:
+        raise NoChampion(line, await lines_with_champion(database))
+    return await models.load(champion)

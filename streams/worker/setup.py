@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from engine.twins import gap_sentences
 from schemas import TwinType
-from schemas.levels import KnownLevels, levels_of
 from sql.database import Pool, open_pool
-from sql.feature_count_store import LineColumns, line_columns
-from sql.ledger import Ledger
-from sql.ledger_rows import lines_with_champion
 from sql.migrate import migrate
-from sql.pin_store import NoChampion
 from streams.kafka import create_topics
 from streams.settings import Settings
 from streams.training import checked_outcomes, feature_source
@@ -25,7 +19,7 @@ if TYPE_CHECKING:
     from engine.twins import TwinModel
     from streams.training.line_training import TrainedLine
 
-__all__ = ["find_own_columns", "join_features", "load_champion", "prepare", "train_model"]
+__all__ = ["join_features", "load_champion", "prepare", "train_model"]
 
 
 async def prepare(settings: Settings, on_step: Callable[[str], None] = lambda _step: None) -> dict[str, list[str]]:
@@ -67,12 +61,9 @@ async def load_champion(settings: Settings, pool: Pool, line: str) -> TwinModel:
     Raises:
         NoChampion: when the line is unknown or has none.
     """
-    from streams.registry import ModelLoader  # noqa: PLC0415  # imports MLflow, which most commands do not need
+    from streams.registry import ModelLoader, champion_of  # noqa: PLC0415  # imports MLflow, which most commands do not need
 
-    champion = await Ledger(pool).champion(line)
-    if champion is None:
-        raise NoChampion(line, await lines_with_champion(pool))
-    return await ModelLoader.from_settings(pool, settings).load(champion)
+    return await champion_of(pool, ModelLoader.from_settings(pool, settings), line)
 
 
 async def join_features(settings: Settings, outcomes: pd.DataFrame, source: str, line: str) -> tuple[pd.DataFrame, str]:
@@ -87,33 +78,3 @@ async def join_features(settings: Settings, outcomes: pd.DataFrame, source: str,
     async with await open_pool(settings) as pool:
         features = feature_source(source, pool, line)
         return await features.joined(checked_outcomes(outcomes)), features.name
-
-
-async def find_own_columns(pool: Pool, table: pd.DataFrame, notify: Callable[[str], object]) -> LineColumns:
-    """Columns that the models of a table's lines know; ``notify`` gets a sentence about each feature that a champion will lack.
-
-    The table has the columns ``twin_type``, ``brand`` and ``metric_type``.
-    """
-    parts = {":".join(map(str, key)): part for key, part in table.groupby(["twin_type", "brand", "metric_type"], sort=True)}
-    for line, part in parts.items():
-        for sentence in await _gaps(pool, line, part):
-            notify(f"{line}: {sentence}")
-    columns = (await line_columns(pool, parts)).values()
-    features: frozenset[str] = frozenset().union(*(names.features for names in columns))
-    return LineColumns(features, frozenset().union(*(names.left_out for names in columns)) - features)
-
-
-async def _gaps(pool: Pool, line: str, rows: pd.DataFrame) -> list[str]:
-    """What the champion of a line will have to predict these rows without; nothing for rows without features."""
-    ledger = Ledger(pool)
-    champion = await ledger.champion(line)
-    if champion is None:
-        return []
-    card = await ledger.card(champion)
-    names = [name for name in card.outcome_features if name in rows]
-    missing = [name for name in card.outcome_features if name not in rows]
-    vocabulary = {name: KnownLevels(levels, name) for name, levels in card.baseline.levels.items() if name in names}
-    levels = {name: levels_of(rows[name]) for name in vocabulary}
-    spelled = {name: column.texts(vocabulary[name].spellings(column.values)) for name, column in levels.items()}
-    no_column = [f"no column for {', '.join(missing)}: the champion predicts without"] if names and missing else []
-    return [*no_column, *gap_sentences(rows.reset_index(drop=True).assign(**spelled), names, vocabulary)] if names else []
