@@ -5,6 +5,15 @@ It imports ``streams.reporting`` and what lies below it, and ``sql``. The dashbo
 """
 
 from streams.web.connections import ConnectionLimits
+from streams.web.guard import SECURITY_HEADERS, allowed_names, refuse_host
 from streams.web.health import HealthProbe, health_app, serve_app
 
-__all__ = ["ConnectionLimits", "HealthProbe", "health_app", "serve_app"]
+__all__ = [
+    "SECURITY_HEADERS",
+    "ConnectionLimits",
+    "HealthProbe",
+    "allowed_names",
+    "health_app",
+    "refuse_host",
+    "serve_app",
+]

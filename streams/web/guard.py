@@ -7,29 +7,34 @@ machine (DNS rebinding) and would then read what is served here; so only names t
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
+from types import MappingProxyType
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from schemas.base import shorten
 
-__all__ = ["guarded_app", "require_known_parameters"]
+__all__ = ["SECURITY_HEADERS", "HostRefusal", "allowed_names", "guarded_app", "refuse_host", "require_known_parameters"]
 
 ANY_HOST = "*"
 _MAX_PARAMETERS, _MAX_PARAMETER_CHARACTERS = 50, 200
 _MAX_NAME_CHARACTERS, _MAX_PORT = 253, 65_535
 _LABEL = r"[a-z0-9_-]{1,63}"  # with the underscore of Docker's names
 _HOST = re.compile(rf"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*))(?::(?P<port>[0-9]{{1,5}}))?", re.ASCII)
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Cache-Control": "no-store",
-}
+SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Cache-Control": "no-store",
+    }
+)
+"""Headers of every answer, unless a handler has set its own."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -39,7 +44,7 @@ def guarded_app(hosts: Iterable[str] = ()) -> web.Application:
 
     Every answer, also one of an error, tells browsers not to frame, cache or reinterpret it; a handler may set its own values.
     """
-    allowed = {_configured_name(host) for host in hosts}
+    allowed = allowed_names(hosts)
 
     @web.middleware
     async def check_request(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -53,27 +58,55 @@ def guarded_app(hosts: Iterable[str] = ()) -> web.Application:
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    for name, value in _HEADERS.items():
+    for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
 
 
-def _require_allowed_host(request: web.Request, allowed: Collection[str]) -> None:
-    headers = request.headers.getall("Host", [])
+class HostRefusal(NamedTuple):
+    """Why the host of a request is refused: the status of the answer, and a sentence without its full stop."""
+
+    status: int
+    reason: str
+
+
+def allowed_names(hosts: Iterable[str]) -> frozenset[str]:
+    """The names of these hosts as :func:`refuse_host` compares them."""
+    return frozenset(map(_configured_name, hosts))
+
+
+def refuse_host(headers: Sequence[str], target: str, allowed: Collection[str], own_address: str | None) -> HostRefusal | None:
+    """Why a request is refused because of the host that it asks for, None when it is not.
+
+    Args:
+        headers: its headers ``Host``.
+        target: what it asks for: a path, or an address with the host in it, which counts too.
+        allowed: names of hosts; ``*`` allows all. Loopback and the address that the request came to are allowed as well.
+        own_address: this address.
+    """
     if len(headers) != 1:
-        raise web.HTTPBadRequest(text=f"a request has one header Host, not {len(headers)}\n")
-    target = request.raw_path
-    for host in headers if target.startswith(("/", "*")) else (headers[0], urlsplit(target).netloc or target):
-        _require_allowed(host, request, allowed)
+        return HostRefusal(400, f"a request has one header Host, not {len(headers)}")
+    hosts = headers if target.startswith(("/", "*")) else (headers[0], urlsplit(target).netloc or target)
+    refusals = (_refuse_name(host, allowed, own_address) for host in hosts)
+    return next((refusal for refusal in refusals if refusal is not None), None)
 
 
-def _require_allowed(host: str, request: web.Request, allowed: Collection[str]) -> None:
+def _refuse_name(host: str, allowed: Collection[str], own_address: str | None) -> HostRefusal | None:
     name = _parse_host(host)
     if name is None:
-        text = f"the host {shorten(host)} is not a name or an address, with or without a port from 1 to {_MAX_PORT}\n"
-        raise web.HTTPBadRequest(text=text)
-    if ANY_HOST not in allowed and name not in allowed and not _is_own(name, request):
-        text = f"this is not {shorten(name)}: ask for localhost, or name the host in TWIN_ALLOWED_HOSTS\n"
-        raise web.HTTPMisdirectedRequest(text=text)
+        return HostRefusal(
+            400, f"the host {shorten(host)} is not a name or an address, with or without a port from 1 to {_MAX_PORT}"
+        )
+    if ANY_HOST not in allowed and name not in allowed and not _is_own(name, own_address):
+        return HostRefusal(421, f"this is not {shorten(name)}: ask for localhost, or name the host in TWIN_ALLOWED_HOSTS")
+    return None
+
+
+def _require_allowed_host(request: web.Request, allowed: Collection[str]) -> None:
+    own = request.transport.get_extra_info("sockname") if request.transport else None
+    refusal = refuse_host(request.headers.getall("Host", []), request.raw_path, allowed, own[0] if own else None)
+    if refusal is not None:
+        error = web.HTTPBadRequest if refusal.status == 400 else web.HTTPMisdirectedRequest
+        raise error(text=f"{refusal.reason}\n")
 
 
 def _require_no_body(request: web.Request) -> None:
@@ -113,7 +146,7 @@ def _configured_name(host: str) -> str:
     return name.removeprefix("[").removesuffix("]").removesuffix(".").casefold()
 
 
-def _is_own(name: str, request: web.Request) -> bool:
+def _is_own(name: str, own_address: str | None) -> bool:
     """Whether a name is loopback or the address that the request came to; a numeric address cannot be rebound."""
     if name == "localhost":
         return True
@@ -121,8 +154,7 @@ def _is_own(name: str, request: web.Request) -> bool:
         address = ip_address(name)
     except ValueError:
         return False
-    own = request.transport.get_extra_info("sockname") if request.transport else None
-    return address.is_loopback or (own is not None and address == ip_address(own[0]))
+    return address.is_loopback or (own_address is not None and address == ip_address(own_address))
 
 
 def require_known_parameters(request: web.Request, names: Collection[str] = ()) -> None:
