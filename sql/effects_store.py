@@ -36,6 +36,7 @@ SELECT e.experiment_id, e.line, e.intervention, e.body, e.digest, e.reach, e.rec
        (SELECT min(version) FROM effect_versions v WHERE v.line = e.line AND e.experiment_id = ANY(v.experiments)) AS first_version
 FROM experiments e
 WHERE ($1::text IS NULL OR e.line = $1) AND ($2::text IS NULL OR e.intervention = $2) AND ($3::text IS NULL OR e.experiment_id = $3)
+  AND ($5::timestamptz IS NULL OR e.observed_at < $5 OR e.observed_at = $5 AND e.experiment_id > $6)
 ORDER BY e.observed_at DESC, e.experiment_id LIMIT $4"""
 
 _VERSIONS = "SELECT version, made_at, catalogue_version, experiments FROM effect_versions WHERE line = $1 ORDER BY version"
@@ -139,10 +140,15 @@ class EffectsPin(NamedTuple):
 
 
 async def experiment_rows(
-    database: Database, line: str | None = None, intervention: str | None = None, limit: int = 1000
+    database: Database,
+    line: str | None = None,
+    intervention: str | None = None,
+    limit: int = 1000,
+    after: tuple[datetime, str] | None = None,
 ) -> list[ExperimentRow]:
-    """Experiments, the newest first, with withdrawn ones."""
-    return [ExperimentRow(**row) for row in await database.fetch(_ROWS, line, intervention, None, limit)]
+    """Experiments, the newest first, with withdrawn ones; those that follow the one with a time of observation and an id."""
+    rows = await database.fetch(_ROWS, line, intervention, None, limit, *(after or (None, None)))
+    return [ExperimentRow(**row) for row in rows]
 
 
 async def find_experiment(database: Database, experiment_id: str) -> ExperimentRow:
@@ -151,7 +157,7 @@ async def find_experiment(database: Database, experiment_id: str) -> ExperimentR
     Raises:
         UnknownExperiment: when there is none.
     """
-    row = await database.fetchrow(_ROWS, None, None, experiment_id, 1)
+    row = await database.fetchrow(_ROWS, None, None, experiment_id, 1, None, None)
     if row is None:
         raise UnknownExperiment(f"there is no experiment {experiment_id!r}: twinstream experiments list shows them")
     return ExperimentRow(**row)

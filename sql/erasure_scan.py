@@ -24,12 +24,16 @@ _SEGMENT = "figures are stored by the value of their segment, and could not be v
 _DIGEST = "a digest or a salt, which leads to nobody"
 _NAME = "a name by which the service finds its rows, of a line, a source, a topic, a process or a kind"
 _TRANSIENT = "deleted with its request, moments after the last shard is computed"
+_OPERATOR = "a token is named after a program or an operator: revoke it, and create one with another name"
+_KEY = "deleted a day after its request, of which it has a digest and the address of the answer"
 _FIGURES = "figures by their names, which the service gives"
 
 UNDECLARED = "no reason is declared"
 """Of a column that is neither erasable nor has a reason, which a test finds."""
 
 _REASONS_OF_TABLES = {
+    "api_requests": _KEY,
+    "api_tokens": _OPERATOR,
     "catalogue_versions": _CATALOGUE,
     "digital_twin_models": _MODEL,
     "effect_pins": _LEDGER,

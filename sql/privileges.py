@@ -39,6 +39,8 @@ TABLES: Mapping[str, str] = {
     "aged_events": "",
     "aged_lines": "",
     "aged_sources": "",
+    "api_requests": "INSERT, UPDATE (answer_status, answer), DELETE",
+    "api_tokens": "UPDATE (last_used_on)",
     "catalogue_versions": "INSERT",
     "detector_alarms": "INSERT",
     "detector_cells": "INSERT, UPDATE (splits)",

@@ -220,6 +220,20 @@ add_lazy_commands(
     },
 )
 add_lazy_commands(
+    _group(
+        "tokens",
+        "Create, list and revoke tokens of the HTTP API.",
+        "twinstream tokens create crm --scope ask",
+        "twinstream tokens list",
+    ),
+    "streams.cli.tokens",
+    {
+        "create": "Create a token for the HTTP API, and print it once.",
+        "list": "List the tokens of the HTTP API, without their secrets.",
+        "revoke": "Revoke the token NAME.",
+    },
+)
+add_lazy_commands(
     app,
     "streams.cli.operations",
     {

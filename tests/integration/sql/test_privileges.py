@@ -113,6 +113,14 @@ OF_NOBODY = [
     "UPDATE experiments SET body = '{{}}'",
     "UPDATE effect_priors SET prior = '{{}}'",
     "UPDATE digital_twin_models SET baseline = '{{}}'",
+    (
+        "INSERT INTO api_tokens (token_id, token_name, sha256, scopes, created_by)"
+        " SELECT gen_random_uuid(), 'own', '', '{{read}}', 'me'"
+    ),
+    "UPDATE api_tokens SET scopes = '{{read,ask,operate}}'",
+    "UPDATE api_tokens SET revoked_at = NULL",
+    "UPDATE api_tokens SET expires_at = NULL",
+    "DELETE FROM api_tokens",
     "SELECT refuse_to_rewrite()",
     "SELECT make_fidelity_partitions(120)",
     "SELECT make_fidelity_partitions(-1)",
