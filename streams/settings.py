@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -19,12 +20,16 @@ from sql.segment_store import SegmentLimits
 from sql.settings import PostgresSettings
 from streams.bounds import BoundSettings
 
-__all__ = ["MAX_FILTER_VALUES", "ROLES", "Role", "Settings", "settings"]
+__all__ = ["EVENT_ROLES", "MAX_FILTER_VALUES", "PORTS", "ROLES", "Role", "Settings", "settings"]
 
 MAX_FILTER_VALUES = 1000
 
-Role = Literal["simulation", "outcomes", "fidelity", "experiments", "trainer"]
-ROLES: tuple[Role, ...] = ("simulation", "outcomes", "fidelity", "experiments", "trainer")
+Role = Literal["simulation", "outcomes", "fidelity", "experiments", "trainer", "web"]
+EVENT_ROLES: tuple[Role, ...] = ("simulation", "outcomes", "fidelity", "experiments", "trainer")
+"""Roles that read a topic."""
+ROLES: tuple[Role, ...] = (*EVENT_ROLES, "web")
+PORTS = len(ROLES) + 1
+"""Ports in a row, from ``web_port`` on, that the roles use: one for the health of each, and that of the HTTP API."""
 
 
 class Settings(PostgresSettings, BoundSettings, RetentionSettings):
@@ -48,6 +53,14 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
         web_connections: most connections at once to the page and to each role; a new one takes the place of the oldest without a
             request in work.
         web_idle_s: a connection to the page or a role without a complete request for this time is closed.
+        api_host: address at which the role web serves the HTTP API and the page. One that is not loopback needs TLS, by
+            ``api_certificate_file`` and ``api_key_file``, or ``web_behind_proxy``; then every request needs a token.
+        api_port: its port; the one after those of the roles by default.
+        api_pool_size: most connections of the role web to Postgres.
+        api_statement_timeout_s: a query of the role web that takes longer is cancelled.
+        api_rate_per_s: requests a second that each caller may make on average; ten seconds' worth at once.
+        api_max_body_mb: largest body of a request that is not an upload.
+        api_max_upload_mb: largest table or array of outcomes in one request.
     """
 
     kafka_bootstrap: str = ""
@@ -114,6 +127,16 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
     web_port: int = Field(default=6066, ge=1, le=65_000)
     web_connections: int = Field(default=100, ge=1)
     web_idle_s: float = Field(default=10.0, gt=0)
+    web_behind_proxy: bool = False
+    api_host: str = "127.0.0.1"
+    api_port: int | None = Field(default=None, ge=1, le=65_535)
+    api_certificate_file: Path | None = None
+    api_key_file: Path | None = None
+    api_pool_size: int = Field(default=4, ge=1)
+    api_statement_timeout_s: float = Field(default=5.0, gt=0)
+    api_rate_per_s: float = Field(default=500.0, gt=0)
+    api_max_body_mb: float = Field(default=1.0, gt=0)
+    api_max_upload_mb: float = Field(default=64.0, gt=0)
 
     @model_validator(mode="after")
     def _locks_end_before_sessions(self) -> Self:
@@ -158,6 +181,19 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
             ValueError: when the file cannot be read or is not valid, with the reason.
         """
         return (_read_graphs(self.causal_graphs) if self.causal_graphs else CAUSAL_GRAPHS).get(twin_type, CAUSAL_GRAPHS[twin_type])
+
+    @property
+    def api_address(self) -> tuple[str, int]:
+        """Host and port of the HTTP API."""
+        return self.api_host, self.api_port or self.web_port + len(ROLES)
+
+    @property
+    def is_api_on_loopback(self) -> bool:
+        """Whether only programs of this machine reach the address of the HTTP API."""
+        try:
+            return self.api_host == "localhost" or ip_address(self.api_host).is_loopback
+        except ValueError:
+            return False
 
     def port_of(self, role: Role) -> int:
         """Port at which the process of a role serves ``/metrics``, ``/live`` and ``/ready``."""

@@ -27,7 +27,7 @@ def worker(
         typer.Option(
             "--role",
             metavar="ROLE[,ROLE]",
-            help="Roles to run, a process each: simulation, outcomes, fidelity, experiments, trainer.",
+            help="Roles to run, a process each: simulation, outcomes, fidelity, experiments, trainer, web.",
             show_default="all of them",
         ),
     ] = None,

@@ -20,7 +20,7 @@ from streams.demo.scenario import Pace, Stopwatch, run_scenario
 from streams.demo.shift import split
 from streams.operations.verify import verify
 from streams.reporting.text import model_facts
-from streams.settings import ROLES, Settings
+from streams.settings import EVENT_ROLES, PORTS, Settings
 from streams.tables import TableOptions
 from streams.training import ImportedTable, read_training_table
 from streams.worker.local_stack import Notify, local_stack
@@ -83,7 +83,7 @@ def run_demo(
         notify(f"  {note}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = _empty_folder(settings.home / "demo")
-    demo_settings = settings.model_copy(update={**DEMO_SETTINGS, "web_port": free_port(in_a_row=len(ROLES))})
+    demo_settings = settings.model_copy(update={**DEMO_SETTINGS, "web_port": free_port(in_a_row=PORTS)})
     notify(f"  settings of the demonstration: {', '.join(f'{name} {value:g}' for name, value in DEMO_SETTINGS.items())}")
     with ExitStack() as resources:
         with stopwatch.step("starting Kafka and Postgres"):
@@ -93,7 +93,7 @@ def run_demo(
             card = asyncio.run(train_model(running, training_rows, twin_type, brand, table.target, table.source)).card
         _notify_model(card, notify)
         with stopwatch.step("starting the workers"):
-            workers = resources.enter_context(Workers(ROLES, running, log_folder=home / "logs"))
+            workers = resources.enter_context(Workers(EVENT_ROLES, running, log_folder=home / "logs"))
             workers.wait_ready(notify=lambda line: notify(f"  {line}"))
         demo_run = asyncio.run(run_scenario(running, card, stream_rows, pace or _default_pace(stream_rows), stopwatch, workers))
         with stopwatch.step("verifying every count"):

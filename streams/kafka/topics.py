@@ -86,7 +86,7 @@ READ_TOPICS: Mapping[Role, str] = MappingProxyType(
         "trainer": "retrain-events",
     }
 )
-"""Topic that each role reads, as the group ``twinstream-ROLE``."""
+"""Topic that each role reads, as the group ``twinstream-ROLE``; the role web reads none."""
 
 _ANY_ROLE_WRITES = (DEAD_LETTERS,)
 _WRITTEN_TOPICS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
@@ -96,6 +96,7 @@ _WRITTEN_TOPICS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
         "fidelity": ("fidelity-windows", "drift-events", "retrain-events"),
         "experiments": ("effect-priors",),
         "trainer": ("model-events",),
+        "web": ("simulation-requests", "outcome-events", "experiment-results"),
     }
 )
 
@@ -112,7 +113,8 @@ def topic_of(event: type[Event]) -> str:
 def needed_topics(role: Role) -> tuple[str, ...]:
     """The topics that a role reads or writes."""
     changelogs = [topic.name for topic in CHANGELOGS if topic.name.startswith(f"twinstream-{role}-")]
-    return (READ_TOPICS[role], *_WRITTEN_TOPICS[role], *_ANY_ROLE_WRITES, *changelogs)
+    read = [READ_TOPICS[role]] if role in READ_TOPICS else []
+    return (*read, *_WRITTEN_TOPICS[role], *_ANY_ROLE_WRITES, *changelogs)
 
 
 async def count_partitions(settings: Settings, topic: str) -> int:

@@ -129,7 +129,7 @@ async def run_role(role: Role, settings: Settings, stop: asyncio.Event, observer
         resources.enter_context(monitor.running())
         await _run_until(stop, runner.wait_for_servers())
         if not stop.is_set():
-            await runner.run(stop)
+            await (runner.serve(stop) if role == "web" else runner.run(stop))
 
 
 @contextmanager
@@ -214,6 +214,21 @@ class _RoleRunner:
         finally:
             for task in beside:
                 task.cancel()
+        LOG.info("the role %s has stopped cleanly", self.role)
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serve the HTTP API until ``stop`` is set."""
+        from streams.api.server import serving_api  # noqa: PLC0415  # only the process of this role has a use for FastAPI
+
+        async with AsyncExitStack() as resources:
+            with _starting("TWIN_API_PORT"):
+                ended = await resources.enter_async_context(serving_api(self.settings))
+            self.liveness.begin_serving()
+            self.observer.ready()
+            LOG.info("the role %s has started", self.role)
+            await _run_until(stop, ended)
+            self.observer.stopping(None)
+            self.liveness.begin_stop()
         LOG.info("the role %s has stopped cleanly", self.role)
 
     async def _until_ended(self, app: TwinApp, stop: asyncio.Event, starting: asyncio.Task[None]) -> None:

@@ -68,6 +68,7 @@ class RoleLiveness:
         self._role, self._settings, self._outages, self._clock = role, settings, outages, clock
         self._supervisor_silence_s = supervisor_silence_s
         self._app: TwinApp | None = None
+        self._serves = False
         self._stopping_since_s: float | None = None
         self._awaited_server = "Postgres"
         self._created_s = self._ticked_s = self._resumed_s = clock()
@@ -82,6 +83,10 @@ class RoleLiveness:
     def observe(self, app: TwinApp) -> None:
         """Observe an app from now on."""
         self._app = app
+
+    def begin_serving(self) -> None:
+        """Note that the role answers requests from now on, and has no app: it reads no topic."""
+        self._serves = True
 
     def begin_stop(self) -> None:
         """Note that the role stops."""
@@ -182,6 +187,8 @@ class RoleLiveness:
         app = self._app
         if self._stopping_since_s is not None or (app is not None and app.should_stop):
             return "stopping"
+        if self._serves:
+            return None
         if app is None:
             return f"waiting for {self._awaited_server} for {self._clock() - self._created_s:.0f} s"
         if app.rebalancing or not app.rebalancing_count:

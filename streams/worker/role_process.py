@@ -35,6 +35,7 @@ ORPHAN_S = 1.5
 STACKS_SIGNAL = signal.SIGUSR1
 """Makes the process of a role write the stack of each thread to its log, also when none of them runs Python code any more."""
 _EXIT_S = 2.0
+_WEB_NICENESS = 5
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _MAX_REASON_CHARACTERS = 500  # a short report is written to the pipe completely or, when that is full, not at all
 
@@ -83,6 +84,8 @@ def run_role_process(
     _end_with_forking_process()
     os.set_blocking(reports.fileno(), False)
     collect_garbage_rarely()
+    if role == "web":  # whoever asks waits for the processors until events are processed
+        os.nice(_WEB_NICENESS)
     write_logs(role, log_folder)
     faulthandler.register(STACKS_SIGNAL, all_threads=True)
     ROLE_EXITS.labels(role=role).inc(exits)

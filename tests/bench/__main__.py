@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from deploy.stack import LocalStack
 from deploy.stack.part import free_port, is_free
 from streams.client.discovery import settings_on_stack
-from streams.settings import ROLES, Settings
+from streams.settings import PORTS, Settings
 from streams.worker.setup import prepare
 from tests.bench.fidelity import sums_figure
 from tests.bench.forest import forest_figures
@@ -105,7 +105,7 @@ def _service() -> Iterator[Settings]:
         home = Path(folder)
         home.chmod(0o711)
         with LocalStack(home, _report_progress) as stack:
-            settings = settings_on_stack(Settings(web_port=_free_ports(len(ROLES))), stack.addresses, home)
+            settings = settings_on_stack(Settings(web_port=_free_ports(PORTS)), stack.addresses, home)
             asyncio.run(prepare(settings))
             yield settings
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from tempfile import mkdtemp
 
-from streams.settings import ROLES
+from streams.settings import EVENT_ROLES
 from tests.chaos.run import RunOptions, RunReport, run_chaos, train_champion
 from tests.chaos.schedule import long_mix, schedule
 from tests.mlflow_server import MlflowServer
@@ -69,7 +69,7 @@ def _run_options(seed: int, minutes: float) -> RunOptions:
         outcomes=max(MIN_OUTCOMES, round(OUTCOMES_PER_MINUTE * minutes)),
         requests=max(MIN_REQUESTS, round(REQUESTS_PER_MINUTE * minutes)),
         faults=schedule(seed, minutes, long_mix(minutes)),
-        roles=ROLES,
+        roles=EVENT_ROLES,
         hostile=round(HOSTILE_PER_MINUTE * minutes),
         batches=round(BATCHES_PER_MINUTE * minutes),
         history=HISTORY,

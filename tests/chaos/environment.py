@@ -21,7 +21,7 @@ from deploy.stack.child import TETHER, Steps
 from deploy.stack.kafka import Kafka
 from deploy.stack.part import HOST
 from deploy.stack.postgres import Postgres
-from streams.settings import ROLES, Role, Settings
+from streams.settings import PORTS, Role, Settings
 from tests.chaos.proxy import ProxiedKafka, Proxy
 from tests.mlflow_server import MlflowServer
 
@@ -209,7 +209,7 @@ def _worker(slot: int, proxy: Proxy, settings: Settings, roles: Sequence[Role], 
     own = {
         "kafka_bootstrap": f"{HOST}:{proxy.public_port}",
         "home": settings.home / f"worker-{slot}",
-        "web_port": free_port(in_a_row=len(ROLES)),
+        "web_port": free_port(in_a_row=PORTS),
     }
     return Worker(slot, settings.model_copy(update=own), roles, command, settings.home / "logs" / f"worker-{slot}.log")
 

@@ -32,7 +32,7 @@ from streams.demo.run import DEMO_SETTINGS
 from streams.demo.stream import OutcomeRows, paced_batches
 from streams.operations.verify import verify
 from streams.reporting.charts import Curve, ReferenceLine, Tone, ValueMarker, curves_chart
-from streams.settings import ROLES, Settings
+from streams.settings import EVENT_ROLES, PORTS, Settings
 from streams.training import read_training_table
 from streams.worker.local_stack import local_stack
 from streams.worker.setup import prepare, train_model
@@ -341,11 +341,11 @@ def _run(workers: int, lengths: Lengths) -> tuple[list[LineHistory], int]:
     training, held_back = _tables()
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prescribers-")))
-        base_settings = Settings(home=home, web_port=free_port(in_a_row=len(ROLES))).model_copy(update=DEMO_SETTINGS)
+        base_settings = Settings(home=home, web_port=free_port(in_a_row=PORTS)).model_copy(update=DEMO_SETTINGS)
         settings = stack.enter_context(local_stack(home / "stack", base_settings, _report_progress))
         asyncio.run(prepare(settings))
         histories = [LineHistory(scenario, _first_model(settings, training, scenario)) for scenario in SCENARIOS]
-        survivor = stack.enter_context(Workers(ROLES, settings, log_folder=home / "logs"))
+        survivor = stack.enter_context(Workers(EVENT_ROLES, settings, log_folder=home / "logs"))
         victim = _second_worker(stack, settings, home) if workers > 1 else None
         for worker in filter(None, (survivor, victim)):
             worker.wait_ready(SETTLE_S)
@@ -358,8 +358,8 @@ def _run(workers: int, lengths: Lengths) -> tuple[list[LineHistory], int]:
 
 
 def _second_worker(stack: ExitStack, settings: Settings, home: Path) -> Workers:
-    own = settings.model_copy(update={"web_port": free_port(in_a_row=len(ROLES)), "home": home / "second"})
-    return stack.enter_context(Workers(ROLES, own, log_folder=home / "second" / "logs"))
+    own = settings.model_copy(update={"web_port": free_port(in_a_row=PORTS), "home": home / "second"})
+    return stack.enter_context(Workers(EVENT_ROLES, own, log_folder=home / "second" / "logs"))
 
 
 def _first_model(settings: Settings, training: pd.DataFrame, scenario: Scenario) -> ModelCard:

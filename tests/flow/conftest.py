@@ -28,7 +28,7 @@ from streams.client.twin_client import TwinClient
 from streams.kafka import open_admin, open_consumer
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, TOPICS, create_topics, topic_of
 from streams.registry import MlflowRegistry, prepare_store
-from streams.settings import ROLES, Role, Settings
+from streams.settings import PORTS, Role, Settings
 from streams.worker.bootstrap import run_role
 from streams.worker.supervisor import Workers
 from tests.models import hcp_model
@@ -79,7 +79,7 @@ async def settings(empty_kafka: str, fresh_database: str, mlflow_store: str, tmp
         postgres_dsn=fresh_database,
         mlflow_uri=mlflow_store,
         home=tmp_path,
-        web_port=_free_ports(len(ROLES)),
+        web_port=_free_ports(PORTS),
         session_timeout_s=20.0,
         stop_limit_s=60.0,  # several roles stop in one process, on a busy machine
     )
@@ -88,7 +88,7 @@ async def settings(empty_kafka: str, fresh_database: str, mlflow_store: str, tmp
 @pytest.fixture
 def settings_beside(settings: Settings) -> Settings:
     """Settings of a second worker of the service beside the first, on this machine."""
-    return settings.model_copy(update={"web_port": _free_ports(len(ROLES))})
+    return settings.model_copy(update={"web_port": _free_ports(PORTS)})
 
 
 @pytest.fixture

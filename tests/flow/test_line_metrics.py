@@ -20,7 +20,7 @@ from sql.ledger import Ledger
 from sql.source_position_store import begin_source
 from streams.ingestion import ContextLoader, OutcomePipeline
 from streams.monitoring.pane_table import partition_of
-from streams.settings import ROLES, Settings
+from streams.settings import PORTS, Settings
 from streams.worker.supervisor import Workers
 from tests.flow.conftest import READY_S, _free_ports
 from tests.outcomes import SPACE, TOPIC, make_card, outcome, poll_batches, record
@@ -60,7 +60,7 @@ def outcome_of(card: ModelCard, number: int) -> dict[str, object]:
 @asynccontextmanager
 async def fidelity_worker(settings: Settings, folder: Path) -> AsyncIterator[int]:
     """A fidelity role in a process of its own; yields the port of its metrics."""
-    own = settings.model_copy(update={"web_port": _free_ports(len(ROLES)), "home": folder})
+    own = settings.model_copy(update={"web_port": _free_ports(PORTS), "home": folder})
     workers = await asyncio.to_thread(Workers(["fidelity"], own, log_folder=folder / "logs").__enter__)
     try:
         await asyncio.to_thread(workers.wait_ready, READY_S)

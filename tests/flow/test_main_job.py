@@ -23,7 +23,7 @@ from streams.demo.report import DemoReport
 from streams.demo.run import DEMO_SETTINGS, run_demo
 from streams.demo.scenario import Pace
 from streams.operations.verify import verify
-from streams.settings import ROLES, Settings
+from streams.settings import EVENT_ROLES, PORTS, Settings
 from streams.web.assets import CHART_LIBRARY, asset
 from streams.worker.local_stack import local_stack
 from streams.worker.supervisor import Workers
@@ -92,9 +92,9 @@ def test_the_page_loads_nothing_and_has_markers_of_shift_and_promotion(report: D
 
 
 def test_the_service_continues_on_the_data_of_the_demonstration(report: DemoReport) -> None:
-    settings = Settings(**{**DEMO_SETTINGS, "home": report.home, "web_port": free_port(in_a_row=len(ROLES))})
+    settings = Settings(**{**DEMO_SETTINGS, "home": report.home, "web_port": free_port(in_a_row=PORTS)})
     stack = local_stack(report.home, settings.model_copy(update={"home": report.home.parent}), print)
-    with stack as running, Workers(ROLES, running, log_folder=report.home / "logs") as workers:
+    with stack as running, Workers(EVENT_ROLES, running, log_folder=report.home / "logs") as workers:
         workers.wait_ready()
         assert asyncio.run(verify(running)).mismatches == ()
 

@@ -26,7 +26,7 @@ from sql.migrate import migrate
 from streams.client import TwinClient
 from streams.kafka import create_topics
 from streams.operations.verify import verify
-from streams.settings import ROLES, Settings
+from streams.settings import PORTS, Settings
 from streams.web.dashboard import serve_dashboard
 from streams.worker.supervisor import Workers
 from tests.outcomes import TOPIC, make_card, make_line, outcome
@@ -54,7 +54,7 @@ async def settings(stack: LocalStack, mlflow_store: str, tmp_path: Path) -> Sett
         postgres_dsn=SecretStr(stack.postgres_dsn),
         mlflow_uri=mlflow_store,
         home=tmp_path,
-        web_port=free_port(len(ROLES)),
+        web_port=free_port(PORTS),
         grace_s=2.0,
         idle_s=2.0,
         session_timeout_s=10.0,

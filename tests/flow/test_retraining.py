@@ -30,7 +30,7 @@ from sql.training_data_store import add_history
 from streams.client.twin_client import TwinClient
 from streams.metrics import RETRAINS
 from streams.registry import MlflowRegistry, ModelLoader
-from streams.settings import ROLES, Settings
+from streams.settings import PORTS, Settings
 from streams.training.retraining import Retraining
 from streams.worker.bootstrap import run_role
 from streams.worker.supervisor import Workers
@@ -132,7 +132,7 @@ async def _publish_repeatedly(settings: Settings, event: RetrainEvent, times: in
 @asynccontextmanager
 async def _another_trainer(settings: Settings) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    trainer = asyncio.create_task(run_role("trainer", settings.model_copy(update={"web_port": free_port(len(ROLES))}), stop))
+    trainer = asyncio.create_task(run_role("trainer", settings.model_copy(update={"web_port": free_port(PORTS)}), stop))
     try:
         yield
     finally:

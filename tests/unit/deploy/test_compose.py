@@ -18,7 +18,7 @@ from streams.worker.supervisor import KILL_S
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
-OURS = ("migrate", "worker", "trainer")
+OURS = ("migrate", "worker", "trainer", "web")
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -53,7 +53,7 @@ def test_the_variables_of_a_service_are_valid_settings(name: str, monkeypatch: p
     assert "a%20secret@postgres:5432/twinstream" in dsn.get_secret_value()
 
 
-@pytest.mark.parametrize("name", ["worker", "trainer"])
+@pytest.mark.parametrize("name", ["worker", "trainer", "web"])
 def test_the_health_of_a_service_is_that_of_each_of_its_roles(name: str) -> None:
     check = SERVICES[name]["healthcheck"]["test"][-1]
     port = int(SERVICES[name]["environment"]["TWIN_WEB_PORT"])
@@ -64,7 +64,7 @@ def test_the_health_of_a_service_is_that_of_each_of_its_roles(name: str) -> None
     assert "'ready'" in check
 
 
-@pytest.mark.parametrize("name", ["worker", "trainer"])
+@pytest.mark.parametrize("name", ["worker", "trainer", "web"])
 def test_a_service_has_the_time_that_its_roles_need_to_stop(name: str) -> None:
     grace_s = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
     assert grace_s > Settings().stop_limit_s + KILL_S + 5

@@ -185,13 +185,13 @@ def test_the_script_of_compose_creates_the_users_with_the_passwords_of_the_files
 def test_no_service_of_compose_has_the_password_of_the_superuser_and_each_has_only_its_own() -> None:
     secrets = {name: set(service.get("secrets", [])) for name, service in COMPOSE["services"].items()}
     assert [name for name, mounted in secrets.items() if "postgres_admin_password" in mounted] == ["postgres"]
-    assert secrets["worker"] == secrets["trainer"] == {"postgres_write_password", "postgres_read_password"}
+    assert secrets["worker"] == secrets["trainer"] == secrets["web"] == {"postgres_write_password", "postgres_read_password"}
     assert secrets["migrate"] == {"postgres_migrate_password"}
     assert set().union(*secrets.values()) == COMPOSE["secrets"].keys()
 
 
 def test_the_addresses_in_compose_name_existing_users_and_have_no_password() -> None:
-    for name in ("worker", "trainer", "migrate"):
+    for name in ("worker", "trainer", "web", "migrate"):
         environment = COMPOSE["services"][name]["environment"]
         for setting in [key for key in environment if key.endswith("_DSN")]:
             address = urlsplit(environment[setting])

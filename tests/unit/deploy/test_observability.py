@@ -141,7 +141,7 @@ def test_prometheus_scrapes_every_role_at_its_port() -> None:
     settings = Settings(web_port=6066)
     jobs = {job["job_name"]: job for job in read_yaml(PROMETHEUS / "prometheus.yml")["scrape_configs"]}
     scraped = {group["labels"]["role"]: group["targets"] for group in jobs["twinstream"]["static_configs"]}
-    service = {role: name for name in ("worker", "trainer") for role in COMPOSE["services"][name]["command"][2].split(",")}
+    service = {role: name for name in ("worker", "trainer", "web") for role in COMPOSE["services"][name]["command"][2].split(",")}
     assert scraped == {role: [f"{service[role]}:{settings.port_of(role)}"] for role in ROLES}
     assert COMPOSE["services"]["worker"]["environment"]["TWIN_WEB_PORT"] == "6066"
 

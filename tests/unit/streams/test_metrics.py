@@ -11,7 +11,7 @@ from schemas import BUILT_IN, DRIFT_RULES, AnswerStatus, install
 from streams.ingestion import REFUSAL_KINDS
 from streams.metrics import MODEL_CACHE, REGISTRY, start_at_zero
 from streams.monitoring.line_metrics import remove_line_metrics, restart_rule_metrics, set_baseline_metrics, start_line_counters
-from streams.settings import ROLES, Role, Settings
+from streams.settings import EVENT_ROLES, Role, Settings
 from streams.worker.bootstrap import build_app
 from tests.outcomes import make_card
 
@@ -32,7 +32,7 @@ def test_a_counter_starts_at_zero_for_every_combination_and_is_not_set_back():
     assert value_of("twin_model_cache_requests_total", result="miss") is not None
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", EVENT_ROLES)
 def test_a_role_has_the_counters_of_what_it_may_refuse_before_it_reads(role: Role, tmp_path: Path):
     build_app(role, Settings(kafka_bootstrap="127.0.0.1:9", postgres_dsn="postgresql://127.0.0.1:9/none", home=tmp_path))
 

@@ -254,7 +254,7 @@ def test_a_number_that_is_not_allowed_is_refused_by_the_name_of_its_option(argum
 def test_an_unknown_role_is_refused_with_the_names_of_all_roles() -> None:
     result = run("worker", "--role", "simulation,painter")
     assert result.exit_code == 1
-    assert "unknown role 'painter': use one of experiments, fidelity, outcomes, simulation, trainer" in result.stderr
+    assert "unknown role 'painter': use one of experiments, fidelity, outcomes, simulation, trainer, web" in result.stderr
     assert ", ".join(ROLES) in " ".join(run("worker", "--help").output.split())
 
 

@@ -15,13 +15,13 @@ from streams.kafka.app import TwinApp
 from streams.kafka.topics import CHANGELOGS
 from streams.metrics import OUTAGES, TASK_FAILURES
 from streams.services import Services
-from streams.settings import ROLES, Role, Settings
+from streams.settings import EVENT_ROLES, Role, Settings
 
 SETTINGS = Settings(kafka_bootstrap="localhost:1")
 
 
 def test_each_role_has_its_own_app_and_consumer_group():
-    assert [TwinApp(role, SETTINGS).conf.id for role in ROLES] == [f"twinstream-{role}" for role in ROLES]
+    assert [TwinApp(role, SETTINGS).conf.id for role in EVENT_ROLES] == [f"twinstream-{role}" for role in EVENT_ROLES]
 
 
 def test_the_changelog_of_every_table_is_created_with_the_topics():
@@ -33,7 +33,7 @@ def test_the_changelog_of_every_table_is_created_with_the_topics():
     assert all(topic.compacted for topic in CHANGELOGS)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", EVENT_ROLES)
 def test_no_role_has_standbys_transactions_or_a_web_server(role: Role):
     config = TwinApp(role, SETTINGS).conf
 
