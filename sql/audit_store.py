@@ -69,8 +69,9 @@ WITH element AS (
 ), counted AS (
     SELECT e.source, count(*) AS elements, count(DISTINCT e.source_offset) FILTER (
                WHERE a.last_offset IS NULL OR e.source_offset > a.last_offset) AS offsets,
-           max(e.source_offset) AS last_offset, max(e.tracked_at) AS last_time, max(e.observed_at) AS watermark
-    FROM element e LEFT JOIN aged_sources a USING (source) GROUP BY e.source
+           max(e.source_offset) AS last_offset, max(e.tracked_at) FILTER (WHERE e.source_offset = p.last_offset) AS last_time,
+           max(e.observed_at) AS watermark
+    FROM element e LEFT JOIN aged_sources a USING (source) LEFT JOIN source_positions p USING (source) GROUP BY e.source
 ), gap AS (
     SELECT g.source, greatest(g.first_offset, coalesce(a.last_offset + 1, 0)) AS first_offset, g.last_offset
     FROM source_gaps g LEFT JOIN aged_sources a USING (source)
@@ -82,7 +83,7 @@ WITH element AS (
     GROUP BY g.source
 )
 SELECT source, coalesce(c.elements, 0) + coalesce(a.elements, 0) AS elements, coalesce(a.elements, 0) AS aged,
-       greatest(c.last_offset, a.last_offset) AS last_offset, greatest(c.last_time, a.last_time) AS last_time,
+       greatest(c.last_offset, a.last_offset) AS last_offset, c.last_time,
        greatest(c.watermark, a.watermark) AS watermark,
        coalesce(a.last_offset + 1, 0) + coalesce(c.offsets, 0) + coalesce(m.offsets, 0) - coalesce(f.offsets, 0) AS covered
 FROM counted c FULL JOIN missing m USING (source) FULL JOIN aged_sources a USING (source) LEFT JOIN filled f USING (source)"""

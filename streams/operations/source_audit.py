@@ -35,7 +35,7 @@ def _check_source(source: str, position: asyncpg.Record, coverage: asyncpg.Recor
     if coverage is None:
         findings.compare("source", f"last offset of {source}", position["last_offset"], -1)
         return
-    for name in ("last_offset", "last_time", "watermark"):
+    for name in ("last_offset", "watermark", *(["last_time"] if coverage["last_time"] else [])):  # the last row may have aged out
         findings.compare("source", f"{name} of {source}", position[name], coverage[name])
     uncovered = position["last_offset"] + 1 - coverage["covered"]
     findings.compare("source", f"number of offsets of {source} without a row or a gap", uncovered, 0)
