@@ -219,10 +219,14 @@ def _kafka_subject(error: KafkaError) -> Subject:
     return Subject.DEPENDENCY if error.retriable or isinstance(error, _KAFKA_OUTAGES) else Subject.RECORD
 
 
+_ENDED_SESSION = ("clos", "another operation is in progress")
+"""What asyncpg says of a connection that is closed, or that broke in the middle of a statement that is then rolled back."""
+
+
 def _is_outage(error: BaseException) -> bool:
     """Whether an error that is of neither server's making means that a service does not answer."""
-    if isinstance(error, asyncpg.InterfaceError):  # a closed connection; wrong arguments are also a ValueError
-        return not isinstance(error, ValueError) and "clos" in str(error)
+    if isinstance(error, asyncpg.InterfaceError):  # wrong arguments are also a ValueError
+        return not isinstance(error, ValueError) and any(sign in str(error) for sign in _ENDED_SESSION)
     if isinstance(error, asyncpg.InternalClientError):  # raised when a connection breaks in the middle of a statement
         return True
     if isinstance(error, ConsumerStoppedError):

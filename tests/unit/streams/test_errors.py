@@ -46,6 +46,7 @@ ABOUT_A_DEPENDENCY = [
     asyncpg.ConnectionDoesNotExistError("gone"),
     asyncpg.IdleInTransactionSessionTimeoutError("frozen"),
     asyncpg.InterfaceError("connection is closed"),
+    asyncpg.InterfaceError("cannot perform operation: another operation is in progress"),
     asyncpg.InternalClientError("got result for unknown protocol state 3"),
     aiokafka.errors.KafkaConnectionError("no broker"),
     aiokafka.errors.KafkaTimeoutError("slow"),
