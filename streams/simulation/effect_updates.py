@@ -52,7 +52,7 @@ def require_observed(experiment: ExperimentResult, arrived_at: datetime, skew_s:
         ImplausibleExperiment: naming the time and what is allowed.
     """
     observed = experiment.observed_at
-    if experiment.withdrawn or EARLIEST <= observed <= arrived_at + timedelta(seconds=skew_s):
+    if experiment.withdrawn or (observed >= EARLIEST and observed - timedelta(seconds=skew_s) <= arrived_at):
         return
     allowed = f"from {EARLIEST:%Y-%m-%d} to {skew_s:g} s (TWIN_SKEW_S) after the record arrived at {arrived_at.isoformat()}"
     raise ImplausibleExperiment(f"observed_at: must be {allowed}, not {observed.isoformat()}")

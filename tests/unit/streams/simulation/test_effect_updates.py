@@ -81,6 +81,10 @@ def test_a_result_is_accepted_up_to_both_ends_of_the_allowed_time(observed_at: s
     require_observed(result(observed_at=observed_at), ARRIVED, 300.0)
 
 
+def test_a_record_time_at_the_end_of_all_times_bounds_nothing():
+    require_observed(result(observed_at="2026-03-02T00:00:00Z"), datetime.max.replace(tzinfo=UTC), 300.0)
+
+
 def test_any_two_plausible_results_calibrate_an_effect():
     numbers = itertools.product([-1000.0, -1.0, 0.0, 5e-324, 0.02, 1000.0], [1e-9, 0.01, 1000.0], [1e-6, 1.0, 3.0])
     results = [
