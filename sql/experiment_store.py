@@ -108,20 +108,33 @@ SELECT prior, experiments FROM effect_priors WHERE line = $1 AND intervention = 
 MAX_COMPARED = 200
 """Experiments that a track record rests on, the newest ones: every simulation stores its own."""
 
-# For each experiment, the simulation that it tested: the one that named it, else the newest of the same campaign and filters.
+# For each experiment, the simulation that it tested: the one that named it, else the newest of the same campaign and filters. Each
+# is one look into an index, however many simulations the line has; results are read of those that are chosen.
 ANSWERED = """
-SELECT DISTINCT ON (e.experiment_id) (r.results ->> 'ate')::float8 AS simulated, (r.results ->> 'ate_ci_lower')::float8 AS lower,
-       (r.results ->> 'ate_ci_upper')::float8 AS upper, (r.results ->> 'confidence_level')::float8 AS level,
+SELECT x.ate AS simulated, x.ate_ci_lower AS lower, x.ate_ci_upper AS upper, x.confidence_level AS level,
        (e.body ->> 'effect')::float8 AS effect, (e.body ->> 'standard_error')::float8 AS standard_error
 FROM (
-    SELECT * FROM experiments WHERE line = $1 AND intervention = $2 AND withdrawn_at IS NULL
+    SELECT experiment_id, line, intervention, recorded_at, body, jsonb_strip_nulls(body -> 'intervention') AS campaign,
+           jsonb_strip_nulls(body -> 'filters') AS filters
+    FROM experiments WHERE line = $1 AND intervention = $2 AND withdrawn_at IS NULL
     ORDER BY recorded_at DESC, experiment_id LIMIT $3
-) e JOIN simulation_runs r ON r.line = e.line AND r.status = 'completed' AND r.completed_at < e.recorded_at
-WHERE r.intervention_config ->> 'intervention_type' = e.intervention
-  AND (r.request ->> 'experiment_id' = e.experiment_id
-       OR (r.intervention_config = jsonb_strip_nulls(e.body -> 'intervention')
-           AND r.filters = jsonb_strip_nulls(e.body -> 'filters')))
-ORDER BY e.experiment_id, (r.request ->> 'experiment_id' = e.experiment_id) IS TRUE DESC, r.completed_at DESC"""
+) e CROSS JOIN LATERAL (
+    (SELECT 1 AS choice, r.simulation_id FROM simulation_runs r
+     WHERE r.status = 'completed' AND r.request ->> 'experiment_id' = e.experiment_id AND r.line = e.line
+       AND r.completed_at < e.recorded_at AND r.intervention_config ->> 'intervention_type' = e.intervention
+     ORDER BY r.completed_at DESC LIMIT 1)
+    UNION ALL
+    (SELECT 2, r.simulation_id FROM simulation_runs r
+     WHERE r.status = 'completed' AND r.line = e.line
+       AND jsonb_hash_extended(r.intervention_config, 0) = jsonb_hash_extended(e.campaign, 0)
+       AND jsonb_hash_extended(r.filters, 0) = jsonb_hash_extended(e.filters, 0)
+       AND r.intervention_config = e.campaign AND r.filters = e.filters
+       AND r.completed_at < e.recorded_at AND r.intervention_config ->> 'intervention_type' = e.intervention
+     ORDER BY r.completed_at DESC LIMIT 1)
+    ORDER BY choice LIMIT 1
+) chosen JOIN simulation_runs r USING (simulation_id)
+CROSS JOIN LATERAL jsonb_to_record(r.results) AS x (ate float8, ate_ci_lower float8, ate_ci_upper float8, confidence_level float8)
+ORDER BY e.experiment_id"""
 
 
 _OF_STATE = frozenset({"withdrawn", "revision", "decided_by", "reason"})

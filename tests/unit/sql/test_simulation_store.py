@@ -15,6 +15,7 @@ from schemas import (
     AnswerStatus,
     Baseline,
     Brand,
+    ExperimentResult,
     InterventionConfig,
     ModelCard,
     PopulationFilter,
@@ -198,6 +199,29 @@ async def test_a_track_record_rests_on_the_newest_experiments_that_tested_a_simu
         await add_experiment(pool, an_experiment(name, effect), average)
     assert [row[4] for row in (await pinned(pool, a_request())).compared or ()] == [0.1, 0.2, 0.3]
     assert [row[4] for row in await answered_simulations(pool, LINE, "email_campaign", newest=2)] == [0.2, 0.3]
+
+
+async def test_an_experiment_is_compared_with_the_run_that_named_it_else_with_the_newest_before_it_of_its_campaign(
+    pool: Pool,
+) -> None:
+    await promoted(pool)
+    runs = {
+        0.1: a_request(experiment_id="named"),
+        0.2: a_request(),
+        0.3: a_request(),  # the newest of the campaign, without filters
+        0.4: a_request(filters={"decile": [9, 10]}),
+    }
+    for ate, request in runs.items():
+        await pinned(pool, request)
+        await finish(pool, completed(request.simulation_id, ate), BODY)
+    for name, day in (("named", 0), ("unnamed", 1)):
+        await add_experiment(pool, an_experiment(name, day=day), average)
+    filtered = an_experiment("filtered", day=2).model_dump() | {"filters": {"decile": [9.0, 10.0]}}
+    await add_experiment(pool, ExperimentResult.model_validate(filtered), average)
+    later = a_request()
+    await pinned(pool, later)
+    await finish(pool, completed(later.simulation_id, 0.5), BODY)
+    assert [row[0] for row in await answered_simulations(pool, LINE, "email_campaign")] == [0.4, 0.1, 0.3]
 
 
 async def test_a_request_to_a_line_without_champion_is_refused_and_not_stored(pool: Pool) -> None:
