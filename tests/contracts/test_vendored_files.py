@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from streams.web import assets
+from tests.accessibility import AXE
 
 STATIC = Path(assets.__file__).parent / "static"
 VENDORED = json.loads((STATIC / "vendor" / "vendored.json").read_text(encoding="utf-8"))
@@ -19,6 +20,15 @@ LIMIT_BYTES = 1_500_000
 def test_each_file_of_a_vendored_package_is_the_one_that_was_published(package):
     digests = {name: hashlib.sha256((STATIC / "vendor" / name).read_bytes()).hexdigest() for name in package["files"]}
     assert digests == package["files"]
+
+
+def test_the_checker_of_accessibility_is_the_one_that_was_published():
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in AXE.iterdir()}
+    assert digests == {
+        "axe.min.js": "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c",
+        "LICENSE": "af175b9d96ee93c21a036152e1b905b0b95304d4ae8c2c921c7609100ba8df7e",
+        "LICENSE-3RD-PARTY.txt": "4f8563870d0fca38bbc3e00b6f670cb7fa9f380ba9f26a7f7d1184a6b18b1653",
+    }
 
 
 def test_every_file_in_the_vendored_folder_is_declared():
