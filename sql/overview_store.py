@@ -24,6 +24,7 @@ from sql.simulation_store import UnknownSimulation
 from sql.threshold_store import LATEST_THRESHOLDS, thresholds_from
 
 __all__ = [
+    "SIMULATION_RUNS",
     "IntervalSums",
     "LineSettings",
     "OverviewCounts",
@@ -34,6 +35,7 @@ __all__ = [
     "SimulationRun",
     "catalogue_versions_of",
     "count_ingested_outcomes",
+    "find_retrain_summary",
     "interval_sums",
     "latest_pane_end",
     "line_settings",
@@ -45,6 +47,7 @@ __all__ = [
     "newest_window_sums",
     "overview_counts",
     "segment_states",
+    "simulation_run",
     "simulation_started_at",
 ]
 
@@ -151,15 +154,15 @@ class IntervalSums(NamedTuple):
 _INTERVALS = f"""
 SELECT model_id, floor(pane / $2::float8) * $2::float8 AS starts, {_SUMS}
 FROM fidelity_panes
-WHERE line = $1 AND segment = 'all' AND pane >= $3
+WHERE line = $1 AND segment = $4 AND pane >= $3
 GROUP BY model_id, starts
 HAVING sum(n) > 0
 ORDER BY starts"""  # noqa: S608
 
 
-async def interval_sums(database: Database, line: str, interval_s: float, since: float) -> list[IntervalSums]:
+async def interval_sums(database: Database, line: str, interval_s: float, since: float, segment: str = "all") -> list[IntervalSums]:
     """Error sums by model and interval of ``interval_s`` seconds, from ``since`` (seconds since the epoch) on, in order of time."""
-    rows = await database.fetch(_INTERVALS, line, interval_s, since)
+    rows = await database.fetch(_INTERVALS, line, interval_s, since, segment)
     return [IntervalSums(row["model_id"], row["starts"], _sums(row)) for row in rows]
 
 
@@ -227,20 +230,27 @@ class RetrainSummary:
     effect_reason: str | None = None
 
 
-_RETRAINS = """
+_RETRAIN_SUMMARY = """
 SELECT r.retrain_id, r.model_id, r.cause, r.reason, r.evidence, r.requested_at, r.status, r.started_at,
        r.finished_at, r.outcome, coalesce(l.comparison, '{}') AS comparison, e.verdict AS effect, e.final AS effect_is_final,
        e.comparison ->> 'reason' AS effect_reason
 FROM retrain_requests r
 LEFT JOIN model_ledger l ON l.retrain_id = r.retrain_id AND l.happened IN ('promoted', 'suggested', 'rejected', 'failed')
-LEFT JOIN promotion_effects e ON e.line = l.line AND e.generation = l.generation
-WHERE r.line = $1
-ORDER BY r.queued_at DESC LIMIT $2"""
+LEFT JOIN promotion_effects e ON e.line = l.line AND e.generation = l.generation"""
+
+_RETRAINS = f"{_RETRAIN_SUMMARY} WHERE r.line = $1 ORDER BY r.queued_at DESC LIMIT $2"
+_RETRAIN = f"{_RETRAIN_SUMMARY} WHERE r.retrain_id = $1 LIMIT 1"
 
 
 async def newest_retrains(database: Database, line: str, limit: int) -> list[RetrainSummary]:
     """The newest retrain requests of a line, newest first."""
     return [RetrainSummary(**row) for row in await database.fetch(_RETRAINS, line, limit)]
+
+
+async def find_retrain_summary(database: Database, retrain_id: UUID) -> RetrainSummary | None:
+    """One retrain request; None where there is none with this id."""
+    row = await database.fetchrow(_RETRAIN, retrain_id)
+    return None if row is None else RetrainSummary(**row)
 
 
 @dataclass(frozen=True)
@@ -263,30 +273,35 @@ class SimulationRun:
     reason: str
     started_at: datetime
     took_s: float | None
+    model_id: UUID | None = None
+    effects_version: int | None = None
 
 
-_SIMULATION_RUNS = """
+SIMULATION_RUNS = """
 SELECT simulation_id, line,
        CASE WHEN q.simulation_id IS NOT NULL AND q.holder IS NULL AND coalesce(s.started, 0) = 0 THEN 'queued' ELSE status::text END
            AS status,
        coalesce(intervention_config, request -> 'intervention') AS intervention_config,
        CASE WHEN intervention_config IS NULL THEN request -> 'filters' ELSE filters END AS filters, results,
        recommendation::text AS recommendation, recommendation_reason, started_at, completed_at, error_message,
-       s.twins, s.twins_done
+       s.twins, s.twins_done, simulation_runs.model_id, effects_version
 FROM simulation_runs LEFT JOIN simulation_queue q USING (simulation_id)
 LEFT JOIN (
     SELECT simulation_id, sum(twins) AS twins, coalesce(sum(twins) FILTER (WHERE sums IS NOT NULL), 0) AS twins_done,
            count(*) FILTER (WHERE holder IS NOT NULL OR sums IS NOT NULL) AS started
     FROM simulation_shards GROUP BY simulation_id
-) s USING (simulation_id) ORDER BY started_at DESC LIMIT $1"""
+) s USING (simulation_id)"""
+
+_NEWEST_SIMULATION_RUNS = f"{SIMULATION_RUNS} ORDER BY started_at DESC LIMIT $1"
 
 
 async def newest_simulation_runs(database: Database, limit: int) -> list[SimulationRun]:
     """The newest simulations of all lines, newest first."""
-    return [_simulation_run(row) for row in await database.fetch(_SIMULATION_RUNS, limit)]
+    return [simulation_run(row) for row in await database.fetch(_NEWEST_SIMULATION_RUNS, limit)]
 
 
-def _simulation_run(row: asyncpg.Record) -> SimulationRun:
+def simulation_run(row: asyncpg.Record) -> SimulationRun:
+    """The simulation in a row of ``SIMULATION_RUNS``."""
     completed_at = row["completed_at"]
     return SimulationRun(
         simulation_id=row["simulation_id"],
@@ -299,6 +314,8 @@ def _simulation_run(row: asyncpg.Record) -> SimulationRun:
         reason=row["recommendation_reason"] or row["error_message"] or _progress_text(row),
         started_at=row["started_at"],
         took_s=(completed_at - row["started_at"]).total_seconds() if completed_at else None,
+        model_id=row["model_id"],
+        effects_version=row["effects_version"],
     )
 
 

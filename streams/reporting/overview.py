@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from engine.fidelity import AVERAGE_RUN_LENGTH, Detection, fidelity_metrics
@@ -31,7 +32,17 @@ from sql.pending_label_store import Cohort, estimate_of
 from sql.population_realism_store import FilterRealism, newest_realism
 from streams.monitoring import DriftEvaluator, SeriesKey, latest_cohorts, loss_text, pending_labels
 
-__all__ = ["HistoryPoint", "LineOverview", "Overview", "SegmentWindow", "SeriesHistory", "read_overview"]
+__all__ = [
+    "HistoryPoint",
+    "LineChoice",
+    "LineOverview",
+    "Overview",
+    "SegmentWindow",
+    "SeriesHistory",
+    "read_line",
+    "read_overview",
+    "segment_window",
+]
 
 _URGENCY = {DriftState.ALARM: 0, DriftState.WARNING: 1}
 _HISTORY_POINTS = 60
@@ -50,10 +61,26 @@ class HistoryPoint:
 
 @dataclass(frozen=True)
 class SeriesHistory:
-    """Metrics of one model over time, oldest first."""
+    """Metrics of one model over time, oldest first, for all outcomes or those of a segment."""
 
     card: ModelCard
     points: tuple[HistoryPoint, ...]
+    segment: str = ALL_ROWS
+
+
+class LineChoice(NamedTuple):
+    """What the reader of a line's page has chosen.
+
+    Attributes:
+        segments: whose metrics over time are shown.
+        hours: how far back; None for the last 24 windows.
+    """
+
+    segments: tuple[str, ...] = (ALL_ROWS,)
+    hours: int | None = None
+
+
+_NO_CHOICE = LineChoice()
 
 
 @dataclass(frozen=True)
@@ -175,11 +202,19 @@ async def read_overview(pool: Pool, n_min: int) -> Overview:
         )
 
 
-async def _read_line(database: Database, settings: LineSettings, n_min: int) -> LineOverview:
+async def read_line(pool: Pool, line: str, n_min: int, choice: LineChoice) -> tuple[datetime, LineOverview | None]:
+    """Read one line in one snapshot of the database, and the time of that; None where there is no such line."""
+    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        settings = next((item for item in await store.line_settings(connection) if item.line == line), None)
+        return datetime.now(UTC), None if settings is None else await _read_line(connection, settings, n_min, choice)
+
+
+async def _read_line(database: Database, settings: LineSettings, n_min: int, choice: LineChoice = _NO_CHOICE) -> LineOverview:
     line, champion = settings.line, settings.champion
     newest = await store.newest_window_sums(database, line, settings.window_s)
-    intervals = await _history_intervals(database, settings)
-    cards = await store.model_cards(database, {row.model_id for row in newest} | {row.model_id for row in intervals})
+    intervals = await _history_intervals(database, settings, choice)
+    predicting = {row.model_id for rows in intervals.values() for row in rows}
+    cards = await store.model_cards(database, {row.model_id for row in newest} | predicting)
     states = await store.segment_states(database, line)
     evaluator = DriftEvaluator(n_min, AVERAGE_RUN_LENGTH, cards, {line: settings.thresholds.rules})
     windows = _windows(newest, states, evaluator, settings.window_s)
@@ -192,7 +227,7 @@ async def _read_line(database: Database, settings: LineSettings, n_min: int) -> 
         windows=_with_skipped(windows, await count_missing(database, *span)) if span else windows,
         window_end=utc_time(newest[0].window_end) if newest else None,
         window_s=settings.window_s,
-        series=_series(intervals, cards),
+        series=tuple(history for segment, rows in intervals.items() for history in _series(segment, rows, cards)),
         events=tuple(await store.newest_events(database, line, _MAX_EVENTS)),
         retrains=tuple(await store.newest_retrains(database, line, _MAX_RETRAINS)),
         estimate=await estimate_of(database, line, champion.model_id) if champion else None,
@@ -216,32 +251,33 @@ def _with_skipped(windows: Sequence[SegmentWindow], n_skipped: int) -> tuple[Seg
     )
 
 
-async def _history_intervals(database: Database, settings: LineSettings) -> list[IntervalSums]:
-    """Sums over about 60 intervals of whole panes, which cover the last 24 windows."""
+async def _history_intervals(database: Database, settings: LineSettings, choice: LineChoice) -> dict[str, list[IntervalSums]]:
+    """Sums over about 60 intervals of whole panes, which cover the chosen hours or the last 24 windows, by chosen segment."""
     end = await store.latest_pane_end(database, settings.line)
     if end is None:
-        return []
-    panes_per_interval = max(1, round(_HISTORY_WINDOWS * settings.window_s / _HISTORY_POINTS / settings.pane_s))
-    interval_s = panes_per_interval * settings.pane_s
-    return await store.interval_sums(database, settings.line, interval_s, end - _HISTORY_POINTS * interval_s)
+        return {}
+    span_s = _HISTORY_WINDOWS * settings.window_s if choice.hours is None else 3600.0 * choice.hours
+    interval_s = max(1, round(span_s / _HISTORY_POINTS / settings.pane_s)) * settings.pane_s
+    since = end - _HISTORY_POINTS * interval_s
+    return {segment: await store.interval_sums(database, settings.line, interval_s, since, segment) for segment in choice.segments}
 
 
-def _series(intervals: Sequence[IntervalSums], cards: Mapping[UUID, ModelCard]) -> tuple[SeriesHistory, ...]:
+def _series(segment: str, intervals: Sequence[IntervalSums], cards: Mapping[UUID, ModelCard]) -> tuple[SeriesHistory, ...]:
     points: dict[UUID, list[HistoryPoint]] = {}
     for interval in intervals:
         metrics = fidelity_metrics(interval.sums, cards[interval.model_id].baseline)
         points.setdefault(interval.model_id, []).append(HistoryPoint(utc_time(interval.start), metrics))
-    return tuple(SeriesHistory(cards[model_id], tuple(history)) for model_id, history in points.items())
+    return tuple(SeriesHistory(cards[model_id], tuple(history), segment) for model_id, history in points.items())
 
 
 def _windows(
     rows: Sequence[SegmentSums], states: Mapping[tuple[UUID, str], SegmentState], evaluator: DriftEvaluator, window_s: float
 ) -> tuple[SegmentWindow, ...]:
     segments = {row.segment: row.sums for row in rows}
-    return tuple(_window(row, segments, states.get((row.model_id, row.segment)), evaluator, window_s) for row in rows)
+    return tuple(segment_window(row, segments, states.get((row.model_id, row.segment)), evaluator, window_s) for row in rows)
 
 
-def _window(
+def segment_window(
     row: SegmentSums, segments: Mapping[str, Sequence[int]], stored: SegmentState | None, evaluator: DriftEvaluator, window_s: float
 ) -> SegmentWindow:
     """Assess a window as the fidelity agent does; a stored state has precedence, since alarms are final."""
