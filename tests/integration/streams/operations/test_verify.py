@@ -184,6 +184,14 @@ async def test_any_figure_that_does_not_follow_from_the_outcomes_is_reported(
     assert findings.mismatches()
 
 
+async def test_a_record_may_be_older_than_the_one_before_it(fresh_database: str, pool: Pool, owner_pool: Pool):
+    await owner_pool.execute("UPDATE fidelity_tracking SET tracked_at = tracked_at + interval '1 day' WHERE source_offset = 0")
+
+    findings, _ = await audited(fresh_database)
+
+    assert findings.mismatches() == ()
+
+
 async def test_a_snapshot_of_an_older_version_only_lags_until_a_newer_one_is_stored(fresh_database: str, pool: Pool):
     await pool.execute(
         "UPDATE fidelity_snapshots SET version = version - 1, mae = 9 WHERE window_start >= $1", START + timedelta(hours=0.9)
