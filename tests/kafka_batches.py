@@ -53,7 +53,7 @@ def encode_record(record: Rec, index: int) -> bytes:
 def compress(codec: int, data: bytes) -> bytes:
     match codec:
         case 1:
-            return gzip.compress(data)
+            return gzip.compress(data, mtime=0)
         case 2:
             return codecs.snappy_encode(data)
         case 3:
