@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationError,
 
 from schemas.base import Finite, Frozen, require_one_of
 from schemas.catalogue_checks import CatalogueProblems, problems_of
+from schemas.catalogue_deletions import empty_deletions
 from schemas.catalogue_in_effect import in_effect, install
 from schemas.clinical_terms import BUILT_IN_TERMS, clinical_pattern
 from schemas.fidelity_models import BUILT_IN_RULES, DriftRule
@@ -36,7 +37,7 @@ from schemas.simulation_models import InterventionConfig
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold, LineThresholds
 from schemas.twin_types import BUILT_IN_TWIN_TYPES, Brand, Feature, Ratio, Target, TwinType, TwinTypeEntry
 
-__all__ = ["BUILT_IN", "BrandEntry", "Catalogue", "ThresholdEntry", "Thresholds", "TwinTypeFields", "laid_over"]
+__all__ = ["BUILT_IN", "BrandEntry", "Catalogue", "ThresholdEntry", "Thresholds", "TwinTypeFields", "entry_problems", "laid_over"]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 ColumnName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}$")]
@@ -141,7 +142,7 @@ class Catalogue(Frozen):
         >>> BUILT_IN.with_entries({"brands": {"acmezumab": {"label": "Acmezumab"}}}).label_of("acmezumab")
         'Acmezumab'
         """
-        if contradictions := [*two_effects(entries)]:
+        if contradictions := entry_problems(entries, self):
             raise ValueError("; ".join(f"{'.'.join(path)}: {text}" for path, text in contradictions))
         try:
             return Catalogue.model_validate(laid_over(entries, self))
@@ -299,6 +300,11 @@ BUILT_IN = Catalogue.model_validate(
 
 _BUILT_IN.append(BUILT_IN)
 install(BUILT_IN)
+
+
+def entry_problems(top: Mapping[str, Any], base: Catalogue) -> list[tuple[tuple[str, ...], str]]:
+    """What is wrong in a user's entries that the catalogue made of them does not show, by their paths."""
+    return [*two_effects(top), *empty_deletions(top, base.model_dump(mode="json"))]
 
 
 def laid_over(top: Mapping[str, Any], base: Catalogue = BUILT_IN) -> _Tree:

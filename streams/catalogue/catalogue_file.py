@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from schemas.base import shorten
-from schemas.catalogue import BUILT_IN, Catalogue, laid_over
+from schemas.catalogue import BUILT_IN, Catalogue, entry_problems, laid_over
 from schemas.catalogue_checks import CatalogueProblems
-from schemas.past_experiments import two_effects
 from streams.catalogue.json_schema import catalogue_schema
 from streams.catalogue.yaml_tree import MAX_BYTES, TOO_LARGE, Mark, Tree, YamlProblem, parse_yaml
 
@@ -103,7 +102,8 @@ def parse_catalogue(text: str, name: str = str(DEFAULT_FILE), base: Catalogue = 
     if "version" in tree.data:
         place = tree.keys["version",]
         raise CatalogueFileError(name, [FileProblem(place, "version", "the version is given by apply: leave it out")])
-    contradictions = [FileProblem(_place(path, tree, at_key=True), _dotted(path), text) for path, text in two_effects(tree.data)]
+    entries = entry_problems(tree.data, base)
+    contradictions = [FileProblem(_place(path, tree, at_key=True), _dotted(path), text) for path, text in entries]
     try:
         catalogue = Catalogue.model_validate(laid_over(tree.data, base))
     except ValidationError as error:
