@@ -18,7 +18,6 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationError,
 
 from schemas.base import Finite, Frozen, require_one_of
 from schemas.catalogue_checks import CatalogueProblems, problems_of
-from schemas.catalogue_deletions import empty_deletions
 from schemas.catalogue_in_effect import in_effect, install
 from schemas.clinical_terms import BUILT_IN_TERMS, clinical_pattern
 from schemas.fidelity_models import BUILT_IN_RULES, DriftRule
@@ -31,11 +30,12 @@ from schemas.interventions import (
     Moderator,
 )
 from schemas.levels import level_key
-from schemas.past_experiments import two_effects, with_campaign_defaults
+from schemas.past_experiments import with_campaign_defaults
 from schemas.relations import Relation
 from schemas.simulation_models import InterventionConfig
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold, LineThresholds
 from schemas.twin_types import BUILT_IN_TWIN_TYPES, Brand, Feature, Ratio, Target, TwinType, TwinTypeEntry
+from schemas.written_entries import written_problems
 
 __all__ = ["BUILT_IN", "BrandEntry", "Catalogue", "ThresholdEntry", "Thresholds", "TwinTypeFields", "entry_problems", "laid_over"]
 
@@ -303,8 +303,8 @@ install(BUILT_IN)
 
 
 def entry_problems(top: Mapping[str, Any], base: Catalogue) -> list[tuple[tuple[str, ...], str]]:
-    """What is wrong in a user's entries that the catalogue made of them does not show, by their paths."""
-    return [*two_effects(top), *empty_deletions(top, base.model_dump(mode="json"))]
+    """What is wrong in a user's entries as they are written, by their paths; :func:`laid_over` does not show it."""
+    return [*written_problems(top, base.model_dump(mode="json"))]
 
 
 def laid_over(top: Mapping[str, Any], base: Catalogue = BUILT_IN) -> _Tree:

@@ -27,6 +27,9 @@ _LARGEST_SHARE = 1.0
 _LARGEST_POINTS = 10.0  # effects are fractions: on a target whose values lie beyond it, points are another unit
 _RESERVED = frozenset({"entity_id", "observed_at", "baseline_behavior", "baseline_lower", "baseline_upper", "treated", "segment"})
 
+_NO_BRANDS = frozenset({"all", "any", "false", "nan", "none", "null", "true"})
+"""Words that mean every brand or none on screens, in metrics and in tables."""
+
 
 class CatalogueProblems(ValueError):
     """What is wrong in a catalogue, each with the path of its entry."""
@@ -57,6 +60,8 @@ def _brand_problems(catalogue: Catalogue) -> Iterator[Problem]:
     targets = {name for fields in catalogue.twin_types.values() for name in fields.targets}
     joined: dict[str, str] = {}  # the registry of models joins both by an underscore
     for brand in catalogue.brands:
+        if brand in _NO_BRANDS:
+            yield ("brands", brand), f"{brand!r} reads as every brand or none on screens, in metrics and in tables: choose another name"
         for target in targets:
             namesake = joined.setdefault(f"{brand}_{target}", brand)
             if namesake != brand:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from schemas.arrays import Floats
 from schemas.interventions import Channel, PastExperiment, Uncertain
 
-__all__ = ["LEAST_BETWEEN", "pooled_effect", "two_effects", "with_campaign_defaults"]
+__all__ = ["LEAST_BETWEEN", "OWN_CHANNEL", "pooled_effect", "two_effects", "with_campaign_defaults"]
 
 LEAST_BETWEEN = 0.15
 """Least standard deviation of true effects between experiments, as a share of their mean: campaigns always differ."""
@@ -63,7 +63,10 @@ def two_effects(top: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
             )
 
 
-_OTHER_CHANNEL, _OWN_CHANNEL = {"mean": -0.5, "sd": 0.25}, {"mean": 0.0, "sd": 0.0}
+OWN_CHANNEL: Mapping[str, float] = {"mean": 0.0, "sd": 0.0}
+"""Log of the factor of a campaign's own channel, for which its effect is stated."""
+
+_OTHER_CHANNEL = {"mean": -0.5, "sd": 0.25}
 _UNKNOWN = {"mean": 1.0, "sd": 1.0}
 """Stands for the effect of experiments that are refused themselves, so that nothing else is told of it."""
 _EXPERIMENTS = TypeAdapter(tuple[PastExperiment, ...])
@@ -85,7 +88,7 @@ def _complete(name: Any, campaign: Mapping[str, Any]) -> Mapping[str, Any]:
     own, channels = campaign.get("channel"), campaign.get("channels") or {}
     if own in list(Channel) and isinstance(channels, Mapping):
         factors = {channel.value: channels.get(channel.value, _OTHER_CHANNEL) for channel in Channel}
-        complete["channels"] = {**channels, **factors, own: _OWN_CHANNEL}
+        complete["channels"] = {**channels, **factors, own: OWN_CHANNEL}
     complete.setdefault("channels", {})
     if campaign.get("past_experiments"):
         try:

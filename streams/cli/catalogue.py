@@ -98,6 +98,7 @@ def show(
         )
         return
     content = catalogue.model_dump(mode="json")
+    content["brands"] = {name: entry.model_dump(exclude_defaults=True) for name, entry in catalogue.brands.items()}  # as in a file
     print_result(content, lambda: _yaml(content), as_json=as_json)
 
 

@@ -46,7 +46,10 @@ def test_a_wrong_file_ends_with_1_and_every_problem_on_a_line_of_its_own(run, tm
 
 def test_it_shows_the_whole_catalogue_or_what_differs(run, tmp_path):
     assert run("show", "--diff").stdout == "no difference\n"
-    assert yaml.safe_load(run("show").stdout) == BUILT_IN.model_dump(mode="json")
+    shown = run("show").stdout
+    brands = {brand: {} for brand in BUILT_IN.brands}  # the labels that nobody wrote are absent, as an empty one is refused
+    assert yaml.safe_load(shown) == BUILT_IN.model_dump(mode="json") | {"brands": brands}
+    assert parse_catalogue(shown) == BUILT_IN
     (tmp_path / "twinstream.yaml").write_text(
         "brands: {acme: {label: Acme}, kisqali: null}\ndrift_rules: {mae_increase: {limit: 0.3}}"
     )
