@@ -20,6 +20,7 @@ __all__ = [
     "Probability",
     "Record",
     "Whole",
+    "count_of",
     "require_between",
     "require_one_of",
     "shorten",
@@ -145,6 +146,15 @@ def require_between(name: str, value: float, low: float, high: float) -> None:
     """
     if not low < value < high:
         raise ValueError(f"{name} {value} must lie between {low:g} and {high:g}")
+
+
+def count_of(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> count_of(1, "row"), count_of(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def shorten(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from schemas.base import count_of
 from schemas.catalogue import Catalogue
 from schemas.twin_types import Target, TwinType
 from sql.database import Database
@@ -100,4 +101,5 @@ def _campaign_problems(experiments: list[tuple[str, TwinType, int]], after: Cata
     for name, twin_type, count in experiments:
         campaign = after.campaigns.get(name)
         if campaign is None or (campaign.twin_types and twin_type not in campaign.twin_types):
-            yield f"the campaign {name} has {count} experiments on {twin_type} twins: keep its entry, or withdraw them first"
+            number = count_of(count, "experiment")
+            yield f"the campaign {name} has {number} on {twin_type} twins: keep its entry, or withdraw what is there first"

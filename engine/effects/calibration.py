@@ -33,6 +33,7 @@ from engine.effects.learned_parameters import Moments
 from engine.effects.parameter_learning import Beliefs, OwnEffects, learn_from_subgroups, parameters_of, taught
 from engine.effects.similar_campaigns import borrow, effects_elsewhere
 from schemas.arrays import Floats
+from schemas.base import count_of
 from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.effect_priors import EFFECTS_METHOD, EffectPrior, EffectScenario, LearnedParameters, VariantEffect
 from schemas.events import ExperimentResult
@@ -141,7 +142,8 @@ def _calibrated(inputs: Inputs, fits: Sequence[ResponseFit], beliefs: Beliefs) -
         between_sd=float(np.sqrt(max(total_sd**2 - sd**2, 0.0))),
         version=len(results),
         n_experiments=prior.n_experiments + len(results),
-        source=f"calibrated by {len(results)} real experiments on a prior of {prior.mean:g} with a deviation of {prior.sd:g}",
+        source=f"calibrated by {count_of(len(results), 'real experiment')} on a prior of {prior.mean:g} with a deviation of"
+        f" {prior.sd:g}",
         method=EFFECTS_METHOD,
         scenarios=tuple(
             EffectScenario(

@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.effects.base_effect import prior_interval
 from engine.effects.effect_model import contacts, dose_response, reference_dose, typical_dose
+from schemas.base import count_of
 from schemas.effect_priors import EffectPrior
 from schemas.interventions import REFERENCE_INTENSITY
 from schemas.simulation_models import InterventionConfig, SimulationRecommendation
@@ -20,6 +21,7 @@ FAR_DOSE = 4.0
 ENOUGH_EXPERIMENTS = 3
 """Experiments from which on an effect is believed that contradicts the catalogue."""
 
+_IN_PLURAL = "calibrated by 1 real experiments"
 _TELLS_BORROWED = 4  # method: answers of earlier ones are repeated as they were
 _FARTHEST = 30.0  # logarithm of the largest distance
 
@@ -91,7 +93,7 @@ def dose_distance(prior: EffectPrior, config: InterventionConfig) -> float:
 
 def effect_text(prior: EffectPrior, config: InterventionConfig, factor: float) -> str:
     """The factors that an effect is a product of, as a sentence; ``factor`` is the mean of those of the twins."""
-    source = f"learned from {prior.n_experiments} experiments" if prior.n_experiments else "not yet tested by an experiment"
+    source = f"learned from {_experiments(prior)}" if prior.n_experiments else "not yet tested by an experiment"
     if prior.borrowed and prior.method >= _TELLS_BORROWED:
         source = f"{source}, {prior.borrowed}"
     dose = float(dose_response(config, typical_dose(config)))
@@ -99,6 +101,11 @@ def effect_text(prior: EffectPrior, config: InterventionConfig, factor: float) -
         f"a base effect of {prior.mean:.1%} {_spread_text(prior)} ({source}), of which this channel, frequency, duration and"
         f" intensity reach {dose:.0%}, and these twins {factor:.0%} of that"
     )
+
+
+def _experiments(prior: EffectPrior) -> str:
+    """How many experiments a prior has learned from; answers by one that has them in the plural are repeated as they were."""
+    return "1 experiments" if _IN_PLURAL in prior.source else count_of(prior.n_experiments, "experiment")
 
 
 def _by_probability(estimate: float, worthwhile: float, criteria: Criteria, unit: str) -> tuple[SimulationRecommendation, str]:

@@ -31,6 +31,7 @@ from engine.effects.effect_posterior import (
 from engine.effects.experiment_fits import Inputs, ResponseFit, fit_responses, own_effects
 from engine.effects.learned_parameters import Moments
 from engine.effects.parameter_learning import Beliefs, OwnEffects, learn_from_subgroups, parameters_of, taught
+from schemas.base import count_of
 from schemas.effect_priors import SHIFTED, EffectPrior
 from schemas.events import ExperimentResult
 from schemas.interventions import INTERVENTIONS
@@ -99,7 +100,7 @@ def _with_borrowed_base(prior: EffectPrior, similar: Sequence[ExperimentResult],
     means = (NormalMixture(part.weight, part.mean, np.sqrt(part.variance)) for part in (unrelated, posterior))
     mean_only = _either(*means)
     sd = min(mean_only.equivalent_sd, following.equivalent_sd)
-    source = f"{prior.source}; {SHIFTED}{len(similar)} real experiments on other campaigns by its channel ({kinds})"
+    source = f"{prior.source}; {SHIFTED}{count_of(len(similar), 'real experiment')} on other campaigns by its channel ({kinds})"
     return with_quantiles(
         prior.model_copy(
             update={

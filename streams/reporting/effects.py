@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from engine.effects import catalogue_prior, prior_interval
 from schemas import INTERVENTIONS, EffectPrior, catalogue_in_effect
-from schemas.base import require_one_of
+from schemas.base import count_of, require_one_of
 from schemas.effect_priors import EffectScenario
 from schemas.level_meaning import declared_level, meaning_key
 from sql.effects_store import EffectsPin, EffectsVersion, ExperimentRow
@@ -194,7 +194,7 @@ def history_cells(event: EffectsVersion | EffectsPin) -> tuple[str, ...]:
         return "", moment(event.pinned_at), f"{choice}, by {event.pinned_by}{reason}", "", ""
     effects = [f"{name} {signed_share(prior.mean)}" for name, (prior, _) in event.priors.items() if prior.version == event.version]
     catalogue = "-" if event.catalogue_version is None else str(event.catalogue_version)
-    experiments = f"{len(event.experiments)} experiments"
+    experiments = count_of(len(event.experiments), "experiment")
     if event.decision is not None:
         experiments += f": {decision_text(event.decision)}"
     return str(event.version), moment(event.made_at), experiments, catalogue, ", ".join(effects)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from engine.effects import prior_interval
@@ -13,6 +14,7 @@ from streams.reporting.formatting import (
     align_columns,
     count,
     effect,
+    in_utc,
     moment,
     share,
     signed_share,
@@ -143,7 +145,7 @@ def experiment_cells(row: ExperimentRow) -> tuple[str, ...]:
     body = row.body
     return (
         row.experiment_id,
-        str(body["observed_at"])[:10],
+        _observed(body),
         row.line,
         row.intervention,
         signed_share(body["effect"]),
@@ -174,7 +176,7 @@ def experiment_text(
         f"{count(body['n_treated'])} treated, {count(body['n_control'])} control",
         *([f"variant {body['variant']}"] if body.get("variant") else []),
         f"on {', '.join(f'{name}={value}' for name, value in filters.items()) or 'all'}",
-        f"observed {body['observed_at']}, recorded {moment(row.recorded_at)}, {_state_text(row)}",
+        f"observed {_observed(body)}, recorded {moment(row.recorded_at)} UTC, {_state_text(row)}",
     ]
     facts += [f"{moment(decision.decided_at)}: {decision_text(decision)}" for decision in decisions]
     if row.reach:
@@ -183,6 +185,11 @@ def experiment_text(
         facts.append(f"{abs(distance):.1f} standard deviations {'above' if distance > 0 else 'below'} what all others predict")
     subgroups = body.get("subgroups", [])
     return "\n".join([*facts, *subgroup_lines(subgroups), *(f"warning: {warning}" for warning in warnings)])
+
+
+def _observed(body: Mapping[str, Any]) -> str:
+    """When an experiment ended, with the zone: in UTC the day may be another one than where the time was written."""
+    return f"{in_utc(datetime.fromisoformat(body['observed_at'])):%Y-%m-%d %H:%M} UTC"
 
 
 def _measures_target(row: ExperimentRow) -> bool:

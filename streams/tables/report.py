@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from schemas.arrays import Integers
-from schemas.base import shorten
+from schemas.base import count_of, shorten
 
 __all__ = ["MAX_BAD_SHARE", "BadCell", "TableReading", "TableRefused", "count_of"]
 
@@ -17,15 +17,6 @@ MAX_BAD_SHARE = 0.05
 """Share of bad rows above which a table is refused."""
 
 _SHOWN = 5
-
-
-def count_of(count: int, noun: str) -> str:
-    """A number of things.
-
-    >>> count_of(1, "row"), count_of(1200, "row")
-    ('1 row', '1,200 rows')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 class BadCell(NamedTuple):

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from engine.effects import calibrate, catalogue_prior, catalogue_priors, dose_response, prior_interval, two_sample, typical_dose
+from engine.effects.recommendation import effect_text
 from engine.simulation_engine import EmptyPopulation, SimulationEngine
 from schemas import (
     INTERVENTIONS,
@@ -263,6 +264,14 @@ def test_the_reason_names_the_factors_of_the_effect():
     assert f"a base effect of 12.0% ({low:.1%} to {high:.1%}) (not yet tested by an experiment)" in reason
     assert f"reach {dose:.0%}, and these twins {factor:.0%} of that" in reason
     assert "learned from 3 experiments" in engine_with_prior(0.1, 0.02).simulate(SPEAKERS).recommendation_reason
+
+
+@pytest.mark.parametrize(("source", "told"), [("", "1 experiment"), ("calibrated by 1 real experiments on a prior", "1 experiments")])
+def test_one_experiment_is_named_in_the_singular_except_in_answers_that_had_the_plural(source, told):
+    name = SPEAKERS.intervention_type
+    prior = EffectPrior(intervention_type=name, mean=0.1, sd=0.02, n_experiments=1, source=source)
+    reason = effect_text(prior, SPEAKERS, 1.0)
+    assert f"(learned from {told})" in reason
 
 
 def test_the_recommendation_uses_the_thresholds_of_the_engine():

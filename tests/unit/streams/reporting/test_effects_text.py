@@ -10,7 +10,7 @@ from schemas import BUILT_IN, EffectPrior, in_effect
 from schemas.effect_priors import LearnedParameters
 from sql.effects_store import EffectsPin, EffectsVersion, ExperimentDecision, ExperimentRow
 from streams.reporting.effects import LineEffects, campaign_cells, campaign_text, detailed_dict, history_cells, history_dict
-from streams.reporting.experiments import widening_reason
+from streams.reporting.experiments import experiment_cells, experiment_text, widening_reason
 
 LINE = "hcp:kisqali:prescribing_change"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -68,11 +68,20 @@ def test_a_learned_level_is_spelled_as_the_catalogue_or_else_the_experiment_has_
 def test_history_tells_who_withdrew_an_experiment_and_why() -> None:
     decision = ExperimentDecision("b", True, NOON, "ann@desk", "the arms were mixed up", 2)
     without = version(2, 0.02, "a")._replace(decision=decision)
-    assert history_cells(without)[2] == "1 experiments: b withdrawn by ann@desk (the arms were mixed up)"
+    assert history_cells(without)[2] == "1 experiment: b withdrawn by ann@desk (the arms were mixed up)"
     assert history_cells(without._replace(decision=decision._replace(withdrawn=False, decided_by="", reason="")))[2].endswith(
         "b counts again"
     )
     assert history_dict(without)["decision"]["reason"] == "the arms were mixed up"
+
+
+@pytest.mark.parametrize("observed", ["2026-09-30T00:00:00+02:00", "2026-09-29T22:00:00Z", "2026-09-29T22:00:00"])
+def test_when_an_experiment_ended_is_told_in_utc_and_says_so(observed: str) -> None:
+    body = {"observed_at": observed, "effect": 0.1, "standard_error": 0.02, "n_treated": 300, "n_control": 300, "twin_type": "hcp"}
+    body |= {"intervention": {"channel": "mail", "frequency": "weekly", "duration_weeks": 8}}
+    row = ExperimentRow("b", LINE, "email_campaign", body, b"", None, NOON, None, 0, 1)
+    assert experiment_cells(row)[1] == "2026-09-29 22:00 UTC"
+    assert "observed 2026-09-29 22:00 UTC, recorded 2026-03-01 12:00:00 UTC" in experiment_text(row, [], None, ())
 
 
 def test_history_has_versions_and_rollbacks_the_newest_first() -> None:
