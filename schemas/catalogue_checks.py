@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import astuple
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,10 @@ def _brand_problems(catalogue: Catalogue) -> Iterator[Problem]:
     joined: dict[str, str] = {}  # the registry of models joins both by an underscore
     for brand in catalogue.brands:
         if brand in _NO_BRANDS:
-            yield ("brands", brand), f"{brand!r} reads as every brand or none on screens, in metrics and in tables: choose another name"
+            yield (
+                ("brands", brand),
+                f"{brand!r} reads as every brand or none on screens, in metrics and in tables: choose another name",
+            )
         for target in targets:
             namesake = joined.setdefault(f"{brand}_{target}", brand)
             if namesake != brand:
@@ -80,15 +84,33 @@ def _campaign_problems(catalogue: Catalogue) -> Iterator[Problem]:
 
 
 def _one_campaign(campaign: Intervention) -> Iterator[Problem]:
-    mean, sd = campaign.effect.mean, campaign.effect.sd
-    if not 0 < abs(mean) <= _LARGEST_SHARE:
-        yield ("effect", "mean"), f"{mean:g} is no fraction of the target: from -1 to 1 and not 0 is allowed, 5 % is 0.05"
-    if not 0 < sd <= _LARGEST_SHARE:
-        yield ("effect", "sd"), f"{sd:g} must be above 0 and at most 1: an effect that is known exactly needs no simulation"
-    for index, experiment in enumerate(campaign.past_experiments):
-        if not 0 < experiment.standard_error <= _LARGEST_SHARE:
-            yield ("past_experiments", index, "standard_error"), f"{experiment.standard_error:g} must be above 0 and at most 1"
+    if campaign.past_experiments:
+        yield from _past_problems(campaign)
+    else:
+        mean, sd = campaign.effect.mean, campaign.effect.sd
+        if not 0 < abs(mean) <= _LARGEST_SHARE:
+            yield ("effect", "mean"), f"{mean:g} is no fraction of the target: from -1 to 1 and not 0 is allowed, 5 % is 0.05"
+        if not 0 < sd <= _LARGEST_SHARE:
+            yield ("effect", "sd"), f"{sd:g} must be above 0 and at most 1: an effect that is known exactly needs no simulation"
     yield from _response_problems(campaign)
+
+
+def _past_problems(campaign: Intervention) -> Iterator[Problem]:
+    """What is wrong in the past experiments, and in the effect that they pool to, which nobody has written."""
+    problems: list[Problem] = []
+    for index, (effect, error, _) in enumerate(map(astuple, campaign.past_experiments)):
+        place = ("past_experiments", index)
+        if not abs(effect) <= _LARGEST_SHARE:
+            problems.append(((*place, "effect"), f"{effect:g} is no fraction of the target: from -1 to 1 is allowed, 5 % is 0.05"))
+        if not 0 < error <= _LARGEST_SHARE:
+            problems.append(((*place, "standard_error"), f"{error:g} must be above 0 and at most 1"))
+    mean, sd = campaign.effect.mean, campaign.effect.sd
+    if not problems and not (0 < abs(mean) <= _LARGEST_SHARE and 0 < sd <= _LARGEST_SHARE):
+        text = (
+            f"together they give an effect of {mean:g} with a deviation of {sd:g}, and it must not be 0, nor the deviation above 1"
+        )
+        problems.append((("past_experiments",), f"{text}: state the effect itself"))
+    yield from problems
 
 
 def _response_problems(campaign: Intervention) -> Iterator[Problem]:
@@ -240,14 +262,25 @@ def _name_problems(fields: TwinTypeFields) -> Iterator[Problem]:
 def _level_problems(catalogue: Catalogue) -> Iterator[Problem]:
     for column, levels in catalogue.levels.items():
         kinds = {fields.features[column].kind for fields in catalogue.twin_types.values() if column in fields.features}
-        if kinds != {"category"}:
-            yield ("levels", column), f"{column!r} is no category: only levels of a category have spellings"
+        if not kinds:
+            yield ("levels", column), _no_feature(column, catalogue)
+        elif kinds != {"category"}:
+            other = min(kinds - {"category"})
+            yield ("levels", column), f"{column!r} is no category but a feature of kind {other}: only categories have levels"
         levels_by_key: dict[str, str] = {}
         for level, spellings in levels.items():
             for text in (level, *spellings):
                 owner = levels_by_key.setdefault(level_key(text), level)
                 if owner != level:
                     yield ("levels", column, level), f"{text!r} is a spelling of {owner!r} already: a spelling means one level"
+
+
+def _no_feature(column: str, catalogue: Catalogue) -> str:
+    features = {name: feature for fields in catalogue.twin_types.values() for name, feature in fields.features.items()}
+    close = get_close_matches(column, [name for name, feature in features.items() if feature.kind == "category"], n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    entry = f"twin_types: {{hcp: {{features: {{{column}: {{kind: category}}}}}}}}"
+    return f"no twin type has the feature {column!r}: {meant}declare it first, with {entry}"
 
 
 def _clinical_problems(catalogue: Catalogue, built_in: Catalogue) -> Iterator[Problem]:

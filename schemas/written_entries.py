@@ -32,11 +32,8 @@ def _own_channels(top: Mapping[str, Any], below: Mapping[str, Any]) -> Iterator[
         own = campaign.get("channel") or _entries(below, "campaigns").get(name, {}).get("channel")
         channels = campaign.get("channels")
         if isinstance(channels, Mapping) and channels.get(own) not in (None, OWN_CHANNEL):
-            yield (
-                ("campaigns", str(name), "channels", str(own)),
-                f"{own} is the campaign's own channel, for which its effect is stated: channels are factors of other channels;"
-                " leave it out, and state another effect if you mean one",
-            )
+            text = f"{own} is the campaign's own channel, for which its effect is stated: channels are factors of other channels"
+            yield ("campaigns", str(name), "channels", str(own)), f"{text}; leave it out, and state another effect if you mean one"
 
 
 def _blank_labels(top: Mapping[str, Any], below: Mapping[str, Any]) -> Iterator[_Problem]:

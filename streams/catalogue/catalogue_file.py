@@ -15,12 +15,18 @@ from schemas.base import shorten
 from schemas.catalogue import BUILT_IN, Catalogue, entry_problems, laid_over
 from schemas.catalogue_checks import CatalogueProblems
 from streams.catalogue.json_schema import catalogue_schema
+from streams.catalogue.written_numbers import number_advice
 from streams.catalogue.yaml_tree import MAX_BYTES, TOO_LARGE, Mark, Tree, YamlProblem, parse_yaml
 
 __all__ = ["DEFAULT_FILE", "CatalogueFileError", "FileProblem", "find_catalogue_file", "parse_catalogue", "read_catalogue"]
 
 DEFAULT_FILE = Path("twinstream.yaml")
 _KEY = "[key]"
+_NEEDED = {
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "dataclass_type"), "entries by name are needed here, one a line"),
+    **dict.fromkeys(("tuple_type", "list_type", "frozen_set_type"), "a list is needed here, in square brackets: [one, another]"),
+}
+"""By the type of an error, what is needed in place of a value of another form."""
 _MOST_SHOWN = 20
 _MOST_ROUNDS = 5
 
@@ -203,26 +209,14 @@ def _text(details: ErrorDetails, path: Sequence[str | int]) -> str:
     if kind == "string_pattern_mismatch":
         letters = "small letters" if "A-Z" not in details["ctx"]["pattern"] else "letters"
         return f"{value} is no name here: {letters}, digits and underscores are allowed, a letter first"
-    if kind in ("dict_type", "mapping_type", "model_type", "dataclass_type"):
-        return f"{value} is not allowed: entries by name are needed here, one a line"
+    if kind in _NEEDED:
+        return f"{value} is not allowed: {_NEEDED[kind]}"
     if kind == "string_type" and isinstance(details["input"], bool | int | float):
         return f"{value} is not allowed: it should be a text, which needs quotes where it looks like a number, or like yes or no"
     message = details["msg"].removeprefix("Value error, ")
     if kind in ("float_parsing", "float_type") and isinstance(details["input"], str):
-        message, kind = f"{value} is no number here: {_as_number(details['input'])}", "value_error"
+        message, kind = f"{value} is no number here: {number_advice(details['input'])}", "value_error"
     return message if kind == "value_error" else f"{value} is not allowed: {re.sub(r'^[A-Z][a-z]+ should', 'it should', message)}"
-
-
-def _as_number(text: str) -> str:
-    """How a number is written that a text may mean."""
-    percent = text.strip().removesuffix("%").strip().replace(",", ".")
-    try:
-        number = float(percent)
-    except ValueError:
-        return "a number is written with digits and a point for decimals, such as 0.05"
-    if text.strip().endswith("%"):
-        return f"write {number / 100:.10g}, a fraction"
-    return f"write {number:.10g}, with a point for decimals"
 
 
 def _unknown_field(path: Sequence[str | int]) -> str:

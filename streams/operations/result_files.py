@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from schemas import INTERVENTIONS, Channel, ExperimentResult, Frequency
+from schemas.base import shorten
 from schemas.level_meaning import declared_level
+from streams.catalogue.written_numbers import number_advice
 from streams.catalogue.yaml_tree import Mark, Tree, YamlProblem, parse_yaml
 from streams.errors import describe_error
 
@@ -88,10 +92,33 @@ def _as_declared(group: Any) -> Any:
 
 def _field_problems(error: ValidationError, name: str, tree: Tree, base: tuple[str | int, ...]) -> list[str]:
     clauses = describe_error(error).split("; ")
-    places = [_place(name, tree, (*base, *item["loc"])) for item in error.errors(include_url=False)]
-    if len(places) != len(clauses):  # several types of one value are one clause
-        places = [_place(name, tree, base)] * len(clauses)
-    return [f"{place}: {clause}" for place, clause in zip(places, clauses, strict=True)]
+    details = error.errors(include_url=False)
+    if len(details) != len(clauses):  # several types of one value are one clause
+        return [f"{_place(name, tree, base)}: {clause}" for clause in clauses]
+    return [
+        f"{_place(name, tree, (*base, *item['loc']))}: {_advice(item) or clause}"
+        for item, clause in zip(details, clauses, strict=True)
+    ]
+
+
+def _advice(problem: ErrorDetails) -> str | None:
+    """How a number or a time is written, where a text is none; None for another problem."""
+    kind, value, field = problem["type"], problem["input"], ".".join(map(str, problem["loc"]))
+    if not isinstance(value, str):
+        return None
+    if kind in ("float_parsing", "int_parsing"):
+        return f"{field}: {shorten(value)} is no number: {number_advice(value)}"
+    if kind == "timezone_aware" or kind.startswith("datetime"):
+        return f"{field}: {shorten(value)} is no time: write the day, the hour and the zone, such as {_example_time(value)}"
+    return None
+
+
+def _example_time(text: str) -> str:
+    """The time that a text may mean, else any."""
+    try:
+        return f"{datetime.fromisoformat(text.strip()):%Y-%m-%dT%H:%M:%S}Z"
+    except ValueError:
+        return "2026-01-31T12:00:00Z"
 
 
 def _place(name: str, tree: Tree, path: tuple[str | int, ...]) -> str:

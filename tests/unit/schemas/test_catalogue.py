@@ -357,7 +357,7 @@ def test_features_are_written_as_declared_and_a_model_keeps_the_spelling_that_it
     ("levels", "message"),
     [
         ({"decile": {"a": []}}, "'decile' is no category"),
-        ({"nowhere": {"a": []}}, "'nowhere' is no category"),
+        ({"nowhere": {"a": []}}, "no twin type has the feature 'nowhere'"),
         ({"region": {"north": ["N"], "northeast": ["n"]}}, "'n' is a spelling of 'north' already"),
     ],
 )

@@ -266,7 +266,9 @@ def test_the_reason_names_the_factors_of_the_effect():
     assert "learned from 3 experiments" in engine_with_prior(0.1, 0.02).simulate(SPEAKERS).recommendation_reason
 
 
-@pytest.mark.parametrize(("source", "told"), [("", "1 experiment"), ("calibrated by 1 real experiments on a prior", "1 experiments")])
+@pytest.mark.parametrize(
+    ("source", "told"), [("", "1 experiment"), ("calibrated by 1 real experiments on a prior", "1 experiments")]
+)
 def test_one_experiment_is_named_in_the_singular_except_in_answers_that_had_the_plural(source, told):
     name = SPEAKERS.intervention_type
     prior = EffectPrior(intervention_type=name, mean=0.1, sd=0.02, n_experiments=1, source=source)

@@ -51,7 +51,9 @@ def test_every_place_with_entries_by_name_is_known():
 
 
 def test_what_to_write_is_told_with_the_name_that_may_be_meant():
-    with pytest.raises(CatalogueFileError, match=r"brands.acme_two: .* write acme_two: \{label: Acme two\}, else leave the line out"):
+    with pytest.raises(
+        CatalogueFileError, match=r"brands.acme_two: .* write acme_two: \{label: Acme two\}, else leave the line out"
+    ):
         parse_catalogue("brands:\n  acme_two:\n")
     with pytest.raises(CatalogueFileError, match="that null could take out: did you mean 'kisqali'"):
         parse_catalogue("brands:\n  kiskali:\n")

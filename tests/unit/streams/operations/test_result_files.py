@@ -61,7 +61,23 @@ def test_several_results_may_differ_from_the_defaults_and_have_subgroups(tmp_pat
         ("", "results.yaml:1:1: a result has fields by name"),
         ("- 5", "results.yaml:1:3: a result has fields by name"),
         (json.dumps([SPRING, SPRING]), "'spring' names 2 results"),
-        ("experiment_id: a\neffect: big", "results.yaml:2:9: effect: .* not 'big'"),
+        ("experiment_id: a\neffect: big", "results.yaml:2:9: effect: 'big' is no number: a number is written with digits"),
+        ("experiment_id: a\neffect: 8%", "results.yaml:2:9: effect: '8%' is no number: write 0.08, a fraction"),
+        ("standard_error: 0,02", "results.yaml:1:17: standard_error: '0,02' is no number: write 0.02, with a point for decimals"),
+        ("n_treated: '1,5'", "results.yaml:1:12: n_treated: '1,5' is no number: write 1.5, with a point"),
+        (
+            "subgroups: [{dimension: region, level: x, effect: 5 %, standard_error: 1, n_treated: 9, n_control: 9}]",
+            "results.yaml:1:51: subgroups.0.effect: '5 %' is no number: write 0.05, a fraction",
+        ),
+        (
+            "observed_at: 30.09.2026",
+            "results.yaml:1:14: observed_at: '30.09.2026' is no time: write .* and the zone, such as 2026-01-31T12:00:00Z",
+        ),
+        (
+            "observed_at: 2026-09-30",
+            "observed_at: '2026-09-30' is no time: write the day, the hour and the zone, such as 2026-09-30T00:00:00Z",
+        ),
+        ("observed_at: 2026-09-30 14:30", "such as 2026-09-30T14:30:00Z"),
         (
             "experiment_id: a\nintervention: fax_campaign",
             "results.yaml:2:15: intervention.intervention_type: unknown intervention_type 'fax_campaign'",
