@@ -8,6 +8,7 @@ from typing import NamedTuple
 from schemas.base import count_of
 from schemas.catalogue import Catalogue
 from schemas.twin_types import Target, TwinType
+from sql.catalogue_ranges import range_findings
 from sql.database import Database
 
 __all__ = ["CatalogueInUse", "refuse_breaking"]
@@ -40,8 +41,11 @@ class _Line(NamedTuple):
     target: str
 
 
-async def refuse_breaking(database: Database, before: Catalogue, after: Catalogue) -> None:
+async def refuse_breaking(database: Database, before: Catalogue, after: Catalogue) -> list[str]:
     """Check that everything that is stored, and still used, means under ``after`` what it means under ``before``.
+
+    Returns:
+        What it changes without breaking it, a sentence each.
 
     Raises:
         CatalogueInUse: when it does not.
@@ -50,6 +54,9 @@ async def refuse_breaking(database: Database, before: Catalogue, after: Catalogu
     problems = [*_line_problems(lines, before, after)]
     features = [(row["line"], TwinType(row["twin_type"]), row["feature"]) for row in await database.fetch(_FEATURES)]
     problems += _feature_problems(features, before, after)
+    targets = [(line.line, line.twin_type, line.target) for line in lines]
+    ranges = [finding async for finding in range_findings(database, targets, features, before, after)]
+    problems += [finding.text for finding in ranges if finding.refuses]
     experiments = [(row["intervention"], TwinType(row["twin_type"]), row["n"]) for row in await database.fetch(_EXPERIMENTS)]
     problems += _campaign_problems(experiments, after)
     for row in await database.fetch(_OPEN_SEGMENTS):
@@ -65,6 +72,7 @@ async def refuse_breaking(database: Database, before: Catalogue, after: Catalogu
             )
     if problems:
         raise CatalogueInUse("; ".join(problems))
+    return [finding.text for finding in ranges if not finding.refuses]
 
 
 def _line_problems(lines: list[_Line], before: Catalogue, after: Catalogue) -> Iterator[str]:
@@ -94,6 +102,12 @@ def _feature_problems(features: list[tuple[str, TwinType, str]], before: Catalog
             yield (
                 f"the champion of {line} has learned {name} as a {old.kind}, not as a {new.kind}: declare a feature of another"
                 " name, train with it, and take the old one out later"
+            )
+        elif old is not None and new is not None and old.unit and old.unit != new.unit:
+            unit = f"in {new.unit!r}" if new.unit else "without a unit"
+            yield (
+                f"the champion of {line} has learned {name} in {old.unit!r}, not {unit}: keep its unit, or declare a feature of"
+                " another name, train with it, and take the old one out later"
             )
 
 

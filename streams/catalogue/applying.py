@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from schemas import Catalogue, CatalogueEvent
@@ -19,10 +20,14 @@ _KEY = b"catalogue"  # of every version: the compacted topic keeps the newest
 
 
 class Applied(NamedTuple):
-    """The newest version, None while none was applied; ``changes`` are empty when the catalogue was in effect before."""
+    """The newest version, None while none was applied; ``changes`` are empty when the catalogue was in effect before.
+
+    ``warnings`` tell what they change for what is stored without breaking it.
+    """
 
     version: AppliedVersion | None
     changes: list[Difference]
+    warnings: Sequence[str] = ()
 
 
 class CatalogueConflict(ValueError):
@@ -64,14 +69,14 @@ async def apply_catalogue(
         await lock_catalogue(connection)
         before = await follow_catalogue(connection)
         newest = next(iter(await catalogue_history(connection)), None)
-        await refuse_breaking(connection, before, catalogue)
+        warnings = await refuse_breaking(connection, before, catalogue)
         _refuse_conflict(newest, differences(before, catalogue), applied_by, expected=expected, may_lose=may_lose)
         version = await apply_version(connection, catalogue, applied_by=applied_by, reason=reason)
     changes = differences(before, catalogue)
     newest = version or newest
     if newest is not None:
         await _announce(settings, newest, changes)
-    return Applied(newest, changes)
+    return Applied(newest, changes, warnings)
 
 
 def losses(newest: AppliedVersion | None, changes: list[Difference], applied_by: str) -> list[str]:
@@ -113,8 +118,8 @@ async def preview_catalogue(pool: Pool, catalogue: Catalogue) -> Applied:
         CatalogueInUse: when it would break what is stored.
     """
     before = await follow_catalogue(pool)
-    await refuse_breaking(pool, before, catalogue)
-    return Applied(next(iter(await catalogue_history(pool)), None), differences(before, catalogue))
+    warnings = await refuse_breaking(pool, before, catalogue)
+    return Applied(next(iter(await catalogue_history(pool)), None), differences(before, catalogue), warnings)
 
 
 async def catalogue_of_version(pool: Pool, version: int) -> Catalogue:

@@ -200,6 +200,7 @@ def _apply(
     payload = {
         "version": applied.version._asdict() if applied.version else None,
         "changes": [change._asdict() for change in applied.changes],
+        "warnings": [*applied.warnings],
     }
     print_result(payload, lambda: _applied_text(applied, by, dry_run=dry_run), as_json=as_json)
 
@@ -213,7 +214,7 @@ def _applied_text(applied: Applied, by: str, *, dry_run: bool) -> str:
     result = "nothing is stored that it would break" if dry_run else f"version {number} is in effect"
     if dry_run and (undone := losses(applied.version, applied.changes, by)):
         result += f"; --yes is needed, as it undoes {len(undone)} of these entries of version {number}"
-    return "\n".join([*map(str, applied.changes), result])
+    return "\n".join([*map(str, applied.changes), *(f"warning: {warning}" for warning in applied.warnings), result])
 
 
 def _history_table(versions: list[AppliedVersion]) -> Table:

@@ -154,3 +154,55 @@ async def test_a_segment_with_open_windows_cannot_be_taken_out_until_they_are_cl
     await owner.execute(insert, LINE, 10.0)
     with pytest.raises(CatalogueInUse, match=r"the segment region of hcp twins has open windows until 20..-..-.. ..:..:.. UTC"):
         await refuse_breaking(pool, BUILT_IN, without)
+
+
+def feature(name: str, **fields) -> dict[str, object]:
+    return {"twin_types": {"hcp": {"features": {name: fields}}}}
+
+
+def plausible(low: float, high: float) -> dict[str, object]:
+    target = {"plausible": {"low": low, "high": high}}
+    return {"twin_types": {"hcp": {"targets": {"prescribing_change": target}}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused", "warned"),
+    [
+        (feature("decile", high=8), "2 of 10 stored values of decile of {line}, 1 to 10, lie beyond the bounds 1 to 8", ""),
+        (feature("decile", low=2), "1 of 10 stored values of decile of {line}, 1 to 10, lies beyond the bounds 2 to 10", ""),
+        (feature("decile", low=0, high=12), "", ""),
+        (
+            feature("decile", unit="tenth"),
+            "the champion of {line} has learned decile in '{unit}', not in 'tenth': keep its unit",
+            "",
+        ),
+        (feature("years_experience", high=3), "", ""),  # no row has it
+        (plausible(-1, 0.35), "6 of 10 stored values of prescribing_change of {line}, 0 to 0.9, lie beyond the plausible", ""),
+        (plausible(-1, 0.85), "", "1 of 10 stored values of prescribing_change of {line}, 0 to 0.9, lies beyond the plausible"),
+        (plausible(-1, 0.95), "", ""),
+        (plausible(-9, 9), "", ""),
+    ],
+)
+async def test_ranges_and_units_that_learned_values_contradict_are_refused_or_told(pool: Pool, fields, refused, warned) -> None:
+    await promoted(pool)
+    unit = {"twin_types": {"hcp": {"features": {"decile": {"unit": "decile of volume"}}}}}
+    before = make(unit)
+    after = before.with_entries(fields)
+    insert = """
+    INSERT INTO entity_history (line, entity_id, observed_at, features, target, source)
+    SELECT $1, 'e' || n, now(), jsonb_build_object('decile', n, 'years_experience', NULL), (n - 1) / 10.0, 'x'
+    FROM generate_series(1, 10) n"""
+    await pool.execute(insert, LINE)
+    if refused:
+        with pytest.raises(CatalogueInUse, match=refused.format(line=LINE, unit="decile of volume")):
+            await refuse_breaking(pool, before, after)
+        return
+    told = await refuse_breaking(pool, before, after)
+    assert [text.startswith(warned.format(line=LINE)) for text in told] == ([True] if warned else [])
+
+
+async def test_ranges_of_features_that_no_champion_predicts_from_may_shrink(pool: Pool) -> None:
+    await promoted(pool)
+    assert (
+        await refuse_breaking(pool, BUILT_IN, make({"twin_types": {"territory": {"features": {"total_hcps": {"high": 1}}}}})) == []
+    )
