@@ -20,7 +20,7 @@ from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.filters import conditions, rows_matching
 from schemas.identifiers import entity_column
 from schemas.level_meaning import declared_level
-from schemas.twin_types import Target, filter_hint
+from schemas.twin_types import Feature, Target, filter_hint
 from streams.tables import Column, TableOptions, entity_columns, read_table
 
 __all__ = ["AnalysedTrial", "TrialColumns", "TrialRefused", "TrialRows", "analyse_rows", "read_rows"]
@@ -29,6 +29,7 @@ _ARM_NAMES = ("treated", "arm", "group")
 _WEIGHT_NAMES = ("weight", "weights")
 _PREDICTION = "the twin's prediction"
 _SHOWN = 3
+_MOST_NUMBERS = 12  # as many as months
 
 
 class TrialRefused(ValueError):
@@ -213,6 +214,17 @@ def _outcome_column(name: str, target: Target) -> Column:
     return Column(name, "number", is_fraction=target.is_fraction, is_named=True)
 
 
+def _require_few_values(column: pd.Series[Any], feature: Feature) -> None:
+    """Refuse a number with so many values that its levels would be single values and no groups."""
+    n = column.nunique()
+    if feature.kind in {"integer", "number"} and n > _MOST_NUMBERS:
+        raise TrialRefused(
+            f"subgroup {feature.name!r} is a number with {n} values, and each would be a level of its own: name a category, or add"
+            f" a column with a few groups of it, such as its quarters, and declare that as a feature of kind category; up to"
+            f" {_MOST_NUMBERS} values are levels"
+        )
+
+
 def _named(frame: pd.DataFrame, columns: TrialColumns, target: Target, twin_type: TwinType) -> tuple[pd.DataFrame, TrialColumns]:
     """The table with its outcome under the target's name, and the columns with the names that the table has."""
     present = list(map(str, frame))
@@ -228,6 +240,8 @@ def _named(frame: pd.DataFrame, columns: TrialColumns, target: Target, twin_type
     stated = (columns.cluster, columns.unit, *columns.covariates, *columns.dimensions)
     for name in (arm, columns.outcome or target.name, *filter(None, stated)):
         require_one_of("column", name, present)
+    for name in columns.dimensions:
+        _require_few_values(frame[name], entry.by_name[name])
     _require_own_outcome(columns.outcome or target.name, (arm, *filter(None, stated)))
     if columns.outcome not in {None, target.name}:
         _require_own_outcome(target.name, (arm, *filter(None, stated)))

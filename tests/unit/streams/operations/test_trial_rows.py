@@ -81,6 +81,11 @@ def test_arms_in_own_words_and_an_outcome_in_an_own_column_are_named(tmp_path: P
         ({}, {"cluster": "clinic"}, "unknown column 'clinic': use one of"),
         ({}, {"dimensions": ("clinic",)}, "unknown subgroup of hcp twins 'clinic'"),
         ({}, {"dimensions": ("tier",)}, "'tier' is no feature of hcp twins: it is a filter on 'priority_tier'"),
+        (
+            {"last_interaction_days": [*range(40)] * 10},
+            {"dimensions": ("last_interaction_days",)},
+            "'last_interaction_days' is a number with 40 values, and each would be a level of its own: name a category",
+        ),
         ({"prescribing_change": [4.0, -7.0, 12.0, 9.0] * 100}, {}, "--accept takes them as they are"),
         ({"prescribing_change": [0.1, 0.2, None, 0.3] * 100}, {}, "have no outcome; --leave-out-missing analyses the others"),
         ({"arm": list("ABCDE") * 80}, {"arm": "arm"}, "holds 'a', 'b', 'c', 'd', 'e', which are none of"),
@@ -95,6 +100,12 @@ def test_rows_that_contradict_themselves_are_refused_with_a_way_out(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         analyse_rows(read(pilot(**change), tmp_path, **columns), None, PopulationFilter())
+
+
+def test_a_number_with_few_values_has_subgroups(tmp_path: Path) -> None:
+    rows = read(pilot(decile=[*range(1, 11)] * 40), tmp_path, dimensions=("decile",))
+    subgroups = analyse_rows(rows, None, PopulationFilter()).analysis.subgroups
+    assert {group.level for group in subgroups if group.dimension == "decile"} == {str(level) for level in range(1, 11)}
 
 
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
