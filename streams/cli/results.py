@@ -287,17 +287,22 @@ def _publish(results: list[_Result], timeout_s: float, *, dry_run: bool, as_json
     from streams.client import NoAnswer
     from streams.reporting.experiments import analysis_dict, analysis_text, result_text
     from streams.simulation import check_result
+    from streams.simulation.level_warnings import level_warnings
 
     for result in results:
         check_result(result.event)
     analyses = [analysis_dict(result.analysis) if result.analysis else None for result in results]
     texts = [analysis_text(result.event, result.analysis) if result.analysis else result_text(result.event) for result in results]
     if dry_run:
+        doubts = [[*level_warnings(result.event, None)] for result in results]
         payload = [
-            {"result": result.event.model_dump(mode="json"), "analysis": analysis}
-            for result, analysis in zip(results, analyses, strict=True)
+            {"result": result.event.model_dump(mode="json"), "analysis": analysis, "warnings": warnings}
+            for result, analysis, warnings in zip(results, analyses, doubts, strict=True)
         ]
-        print_result(payload, lambda: "\n\n".join([*texts, "nothing is published (--dry-run)"]), as_json=as_json)
+        told = [
+            "\n".join([text, *(f"  warning: {item}" for item in warnings)]) for text, warnings in zip(texts, doubts, strict=True)
+        ]
+        print_result(payload, lambda: "\n\n".join([*told, "nothing is published (--dry-run)"]), as_json=as_json)
         return
     receipts, silence = _await_receipts([result.event for result in results], timeout_s)
     payload = [receipt.to_dict() | {"analysis": analysis} for receipt, analysis in zip(receipts, analyses, strict=True)]

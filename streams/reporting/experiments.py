@@ -44,7 +44,11 @@ _WIDER = 1.05  # factor of the width of an interval from which its growth is tol
 
 
 def result_text(result: ExperimentResult) -> str:
-    """A result in a sentence: its effect, error and people."""
+    """A result in a sentence, its effect, error and people, and a line for each subgroup."""
+    return "\n".join([_sentence(result), *subgroup_lines([group.model_dump() for group in result.subgroups])])
+
+
+def _sentence(result: ExperimentResult) -> str:
     unit = TWIN_TYPES[result.twin_type].target(result.target).effect_unit
     return (
         f"{result.experiment_id}: {result.intervention.intervention_type} on {result.line}, {effect(result.effect, unit)} +-"
@@ -56,7 +60,7 @@ def analysis_text(result: ExperimentResult, analysis: TrialAnalysis) -> str:
     """An analysis of rows: the effect, what the adjustment saved, the units of assignment, and subgroups."""
     overall, unadjusted = analysis.overall, analysis.unadjusted
     low, high = overall.effect - _HALF * overall.standard_error, overall.effect + _HALF * overall.standard_error
-    lines = [result_text(result), f"  95% interval {signed_share_range(low, high)}"]
+    lines = [_sentence(result), f"  95% interval {signed_share_range(low, high)}"]
     if overall.units != overall.people:
         lines.append(
             f"  {count(overall.units[0])} treated and {count(overall.units[1])} control clusters; the error is robust to them"

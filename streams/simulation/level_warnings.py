@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 
 from schemas import ExperimentResult, Reach
 from schemas.base import shorten
@@ -11,8 +12,11 @@ from schemas.catalogue_in_effect import catalogue_in_effect
 from schemas.filters import conditions
 from schemas.interventions import MODERATORS
 from schemas.level_meaning import ALIKE, level_hint, meaning_key
+from schemas.levels import level_key
 
 __all__ = ["level_warnings"]
+
+_MOST_NEAR, _NEAR = 3, 0.5  # spellings of another language are as near as this
 
 
 def level_warnings(experiment: ExperimentResult, reach: Reach | None) -> Iterator[str]:
@@ -42,7 +46,7 @@ def _of_filters(experiment: ExperimentResult) -> Iterator[str]:
 
 
 def _unknown(column: str, key: str, reach: Reach | None, line: str) -> str | None:
-    """Why a level may be a slip of the pen; None where it is declared, where twins have it, and where nothing is like it."""
+    """Why a level may be a slip of the pen; None where it is declared, where twins have it, and where no other one is known."""
     by_key = catalogue_in_effect().spellings.get(column, {})
     of_twins = [group.level for group in (reach.groups if reach else ()) if group.dimension == column]
     if key in by_key or key in {meaning_key(column, level) for level in of_twins}:
@@ -52,4 +56,15 @@ def _unknown(column: str, key: str, reach: Reach | None, line: str) -> str | Non
     hint = level_hint(key, [*declared, *of_twins], [*by_key, *listed])
     if hint.startswith(ALIKE):
         return f"is no level that is declared or that twins have: {hint}"
-    return f"is of no twin of {line}: {hint}" if of_twins else None
+    hint = _nearest(key, by_key) or hint
+    if of_twins:
+        return f"is of no twin of {line}: {hint}"
+    known = "declared" if reach is None else "declared or that twins have"
+    return f"is no level that is {known}: {hint}, or declare it under levels.{column}" if declared else None
+
+
+def _nearest(key: str, by_key: Mapping[str, str]) -> str:
+    """The declared levels that are nearest to a text by one of their spellings; empty where none is near."""
+    near = {by_key[spelling]: spelling for spelling in reversed(get_close_matches(key, by_key, n=_MOST_NEAR, cutoff=_NEAR))}
+    names = [level if level_key(level) == spelling else f"{level} ({spelling})" for level, spelling in reversed(near.items())]
+    return f"nearest {'is' if len(names) == 1 else 'are'} {', '.join(names)}" if names else ""

@@ -158,7 +158,7 @@ def test_a_result_in_a_file_has_its_levels_as_declared_and_each_once():
 
 
 def test_a_level_that_is_like_another_one_is_taken_and_told():
-    slips = pilot("a", group("oncolgy", 0.1), group("dermatology", 0.1), filters={"region": "soth"})
+    slips = pilot("a", group("oncolgy", 0.1), filters={"region": "soth"})
     no_level = "is no level that is declared or that twins have"
     assert [*level_warnings(slips, None)] == [
         f"subgroup specialty = 'oncolgy' {no_level}: did you mean oncology; it counts as a level of its own",
@@ -166,6 +166,25 @@ def test_a_level_that_is_like_another_one_is_taken_and_told():
     ]
     assert [*level_warnings(pilot("b", group("Nephrology", 0.1), group("ONKO", 0.1)), None)] == []
     assert level_hint("onkolgie", ["oncology"], ["Onkologie"]) == "did you mean Onkologie"
+
+
+@pytest.mark.parametrize(
+    ("level", "hint"),
+    [("Cracow", "nearest is małopolskie (kraków)"), ("xyz", "use one of mazowieckie, małopolskie")],
+)
+def test_a_level_beside_those_that_are_declared_is_told_with_the_nearest(level: str, hint: str):
+    own = BUILT_IN.with_entries({"levels": {"region": {"mazowieckie": ["MAZ", "Warszawa"], "małopolskie": ["MP", "Kraków"]}}})
+    fields = {"dimension": "region", "level": level, "effect": 0.1, "standard_error": 0.1, "n_treated": 50, "n_control": 50}
+    with in_effect(own):
+        slip = pilot("a").model_copy(update={"subgroups": (SubgroupResult(**fields),)})
+        unseen, seen = ([*level_warnings(slip, reach)] for reach in (None, Reach(mean=1.0)))
+        declared = slip.model_copy(update={"subgroups": (SubgroupResult(**fields | {"level": "KRAKÓW"}),)})
+        assert [*level_warnings(declared, None)] == []
+    rest = f"{hint}, or declare it under levels.region; it counts as a level of its own"
+    assert unseen == [f"subgroup region = {level!r} is no level that is declared: {rest}"]
+    assert seen == [f"subgroup region = {level!r} is no level that is declared or that twins have: {rest}"]
+    with in_effect(BUILT_IN):  # where nothing is declared
+        assert [*level_warnings(slip, None)] == []
 
 
 def test_a_level_that_no_twin_has_is_told_with_those_that_twins_have():
