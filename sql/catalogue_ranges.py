@@ -67,8 +67,8 @@ async def range_findings(
         is_narrower = _is_narrower(_range(old.low, old.high), kept)
         if is_narrower and (stored := await _beyond(database, name, line, kept, _OF_FEATURE, name)):
             yield RangeFinding(
-                f"{stored.text} beyond the bounds {_text(kept)}, and its champion predicts from {name}: keep bounds that hold them, or"
-                " declare a feature of another name and train with it",
+                f"{stored.text} beyond the bounds {_text(kept)}, and its champion predicts from {name}: keep bounds that hold"
+                " them, or declare a feature of another name and train with it",
                 refuses=True,
             )
     for line, twin_type, name in targets:
@@ -79,8 +79,8 @@ async def range_findings(
         is_narrower = _is_narrower((was.plausible.low, was.plausible.high), kept)
         if is_narrower and (stored := await _beyond(database, name, line, kept, _OF_TARGET)):
             yield RangeFinding(
-                f"{stored.text} beyond the plausible values {_text(kept)}: outcomes like these will be set aside; plausible values that"
-                " hold them keep them",
+                f"{stored.text} beyond the plausible values {_text(kept)}: outcomes like these will be set aside;"
+                " plausible values that hold them keep them",
                 refuses=stored.share > _MOST,
             )
 
