@@ -265,8 +265,8 @@ def _level_problems(catalogue: Catalogue) -> Iterator[Problem]:
         if not kinds:
             yield ("levels", column), _no_feature(column, catalogue)
         elif kinds != {"category"}:
-            other = min(kinds - {"category"})
-            yield ("levels", column), f"{column!r} is no category but a feature of kind {other}: only categories have levels"
+            kind = min(kinds - {"category"})
+            yield ("levels", column), f"{column!r} is no category but a feature of kind {kind}: only categories have levels"
         levels_by_key: dict[str, str] = {}
         for level, spellings in levels.items():
             for text in (level, *spellings):

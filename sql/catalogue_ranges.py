@@ -63,11 +63,11 @@ async def range_findings(
         old, new = before.entries[twin_type].by_name.get(name), after.entries[twin_type].by_name.get(name)
         if not old or not new or old.kind != new.kind:
             continue
-        kept = _range(new.low, new.high)
-        is_narrower = _is_narrower(_range(old.low, old.high), kept)
-        if is_narrower and (stored := await _beyond(database, name, line, kept, _OF_FEATURE, name)):
+        allowed = _range(new.low, new.high)
+        is_narrower = _is_narrower(_range(old.low, old.high), allowed)
+        if is_narrower and (stored := await _beyond(database, name, line, allowed, _OF_FEATURE, name)):
             yield RangeFinding(
-                f"{stored.text} beyond the bounds {_text(kept)}, and its champion predicts from {name}: keep bounds that hold"
+                f"{stored.text} beyond the bounds {_text(allowed)}, and its champion predicts from {name}: keep bounds that hold"
                 " them, or declare a feature of another name and train with it",
                 refuses=True,
             )
@@ -75,11 +75,11 @@ async def range_findings(
         was, becomes = before.entries[twin_type].declared.get(name), after.entries[twin_type].declared.get(name)
         if was is None or becomes is None:
             continue
-        kept = (becomes.plausible.low, becomes.plausible.high)
-        is_narrower = _is_narrower((was.plausible.low, was.plausible.high), kept)
-        if is_narrower and (stored := await _beyond(database, name, line, kept, _OF_TARGET)):
+        allowed = (becomes.plausible.low, becomes.plausible.high)
+        is_narrower = _is_narrower((was.plausible.low, was.plausible.high), allowed)
+        if is_narrower and (stored := await _beyond(database, name, line, allowed, _OF_TARGET)):
             yield RangeFinding(
-                f"{stored.text} beyond the plausible values {_text(kept)}: outcomes like these will be set aside;"
+                f"{stored.text} beyond the plausible values {_text(allowed)}: outcomes like these will be set aside;"
                 " plausible values that hold them keep them",
                 refuses=stored.share > _MOST,
             )
@@ -93,13 +93,13 @@ def _is_narrower(old: _Range, new: _Range) -> bool:
     return new[0] > old[0] or new[1] < old[1]
 
 
-def _text(kept: _Range) -> str:
-    return f"{kept[0]:g} to {kept[1]:g}"
+def _text(allowed: _Range) -> str:
+    return f"{allowed[0]:g} to {allowed[1]:g}"
 
 
-async def _beyond(database: Database, name: str, line: str, kept: _Range, query: str, *further: str) -> _Beyond | None:
+async def _beyond(database: Database, name: str, line: str, allowed: _Range, query: str, *further: str) -> _Beyond | None:
     """The stored values of a feature or target of a line that lie beyond a range; None where all lie in it."""
-    for row in await database.fetch(query, line, *kept, *further):
+    for row in await database.fetch(query, line, *allowed, *further):
         if row["outside"]:
             lie = "lies" if row["outside"] == 1 else "lie"
             values = f"{row['outside']:,} of {count_of(row['n'], 'stored value')} of {name} of {line}"

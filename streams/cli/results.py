@@ -299,10 +299,10 @@ def _publish(results: list[_Result], timeout_s: float, *, dry_run: bool, as_json
             {"result": result.event.model_dump(mode="json"), "analysis": analysis, "warnings": warnings}
             for result, analysis, warnings in zip(results, analyses, doubts, strict=True)
         ]
-        told = [
+        previews = [
             "\n".join([text, *(f"  warning: {item}" for item in warnings)]) for text, warnings in zip(texts, doubts, strict=True)
         ]
-        print_result(payload, lambda: "\n\n".join([*told, "nothing is published (--dry-run)"]), as_json=as_json)
+        print_result(payload, lambda: "\n\n".join([*previews, "nothing is published (--dry-run)"]), as_json=as_json)
         return
     receipts, silence = _await_receipts([result.event for result in results], timeout_s)
     payload = [receipt.to_dict() | {"analysis": analysis} for receipt, analysis in zip(receipts, analyses, strict=True)]

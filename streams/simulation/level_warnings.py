@@ -59,8 +59,8 @@ def _unknown(column: str, key: str, reach: Reach | None, line: str) -> str | Non
     hint = _nearest(key, by_key) or hint
     if of_twins:
         return f"is of no twin of {line}: {hint}"
-    known = "declared" if reach is None else "declared or that twins have"
-    return f"is no level that is {known}: {hint}, or declare it under levels.{column}" if declared else None
+    where = "declared" if reach is None else "declared or that twins have"
+    return f"is no level that is {where}: {hint}, or declare it under levels.{column}" if declared else None
 
 
 def _nearest(key: str, by_key: Mapping[str, str]) -> str:
