@@ -64,17 +64,25 @@ class NoPostgresAddress(ValueError):
     """No address of Postgres was given."""
 
 
-async def open_pool(settings: PostgresSettings | None = None, *, dsn: str | None = None) -> Pool:
+async def open_pool(
+    settings: PostgresSettings | None = None, *, dsn: str | None = None, connections: tuple[int, int] | None = None
+) -> Pool:
     """Open a pool on ``dsn``, or on the address in the settings.
+
+    Args:
+        settings: time limits, and the address.
+        dsn: another address.
+        connections: number that it opens now, and its most; by default 1, and that of the settings.
 
     Raises:
         NoPostgresAddress: when there is neither.
     """
     settings = settings or PostgresSettings()
+    min_size, max_size = connections or (1, settings.postgres_pool_size)
     return await asyncpg.create_pool(
         _address(settings, dsn),
-        min_size=1,
-        max_size=settings.postgres_pool_size,
+        min_size=min_size,
+        max_size=max_size,
         connection_class=_LimitedConnection,
         init=partial(_prepare, settings.postgres_idle_in_transaction_timeout_s),
         server_settings=_server_settings(settings),

@@ -57,6 +57,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         finished: how often a record or a part of a batch was finished, by partition: offsets move only at the end of a batch.
         find_start_offsets: finds where reading those topics starts; by default at the committed offsets of the consumer group.
         pool: connections to Postgres, open while the app runs.
+        heartbeat_pool: one connection for the heartbeats of leases, opened for the first one: they wait for no other work.
         beside_start: what begins as soon as the pool is open, beside the rest of the start.
         restoring: what an agent restores before the role counts as ready, None when nothing.
 
@@ -69,6 +70,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
     """
 
     pool: Pool
+    heartbeat_pool: Pool
 
     def __init__(self, role: Role, settings: Settings, member: str | None = None) -> None:
         self.settings = settings
@@ -148,6 +150,7 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         """Open the pool before the first event is read."""
         open_with_settings = partial(open_pool, self.settings)
         self.pool = await retry_transient(open_with_settings, part="postgres", attempts=_POOL_ATTEMPTS, waits_for=is_transient)
+        self.heartbeat_pool = await open_pool(self.settings, connections=(0, 1))
         await self._try_at_start(self._follow_catalogue, "the catalogue")
         for action in self.beside_start:
             self.add_future(action())
@@ -155,10 +158,11 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         self.producer.buffer.max_messages = _BUFFERED_SENDS
 
     async def on_shutdown(self) -> None:
-        """Close the pool after the last event is processed; an app that could not start has no pool."""
+        """Close the pool after the last event is processed; an app that could not start has none."""
         await super().on_shutdown()
-        if hasattr(self, "pool"):
-            self.pool.terminate()
+        for name in ("pool", "heartbeat_pool"):
+            if hasattr(self, name):
+                getattr(self, name).terminate()
 
     def give_up_place(self) -> None:
         """Leave the consumer group when the app stops: no process will take the place of this one."""
