@@ -40,7 +40,7 @@ __all__ = [
     "put_back_simulation",
     "queued_simulation",
     "remove_simulations",
-    "renew_simulation_lease",
+    "renew_simulation_leases",
     "shard_progress",
 ]
 
@@ -48,7 +48,7 @@ Lane = Literal["small", "large", "sharded"]
 LANES: tuple[Lane, ...] = ("small", "large", "sharded")
 
 MAX_TRIES = 3
-"""Number of workers that may start a computation without finishing it."""
+"""Number of workers that may start a computation without finishing it. A worker that leases it again counts once."""
 
 _NOBODY: Mapping[Lane, str] = MappingProxyType({})
 
@@ -87,12 +87,12 @@ SELECT q.simulation_id, q.lane, q.work, q.model_id, q.tries, q.fence, r.body_has
 FROM queued q JOIN simulation_runs r USING (simulation_id) JOIN new n USING (simulation_id)
 WHERE q.holder IS NOT NULL ORDER BY n.number"""  # noqa: S608  # our own constant
 
-# The rows whose work together is at most $6, at least one.
+# The rows whose work together is at most $6, at least one. A holder whose lease has run out lives as long as it leases again.
 LEASE = f"""
 WITH next AS (
     SELECT simulation_id, start_tag, queued_at, work FROM simulation_queue
     WHERE lane = $1 AND {_DUE.format(lease_s="$2")}
-      AND (model_id IS NULL OR NOT model_id = ANY($4::uuid[]))
+      AND (model_id IS NULL OR NOT model_id = ANY($4::uuid[])) AND NOT simulation_id = ANY($7::uuid[])
     ORDER BY start_tag, queued_at, simulation_id
     LIMIT $5 FOR UPDATE SKIP LOCKED
 ), due AS (
@@ -105,7 +105,7 @@ WITH next AS (
     WHERE lane = $1 AND EXISTS (SELECT FROM due)
 )
 UPDATE simulation_queue q
-SET holder = $3, heartbeat_at = clock_timestamp(), tries = tries + 1, fence = fence + 1
+SET holder = $3, heartbeat_at = clock_timestamp(), tries = tries + (holder IS DISTINCT FROM $3)::integer, fence = fence + 1
 FROM due, simulation_runs r
 WHERE q.simulation_id = due.simulation_id AND r.simulation_id = q.simulation_id
 RETURNING q.simulation_id, q.lane, q.work, q.model_id, q.tries, q.fence, r.body_hash,
@@ -113,7 +113,17 @@ RETURNING q.simulation_id, q.lane, q.work, q.model_id, q.tries, q.fence, r.body_
           q.cancelled_at IS NOT NULL AS is_cancelled, due.place"""  # noqa: S608  # our own constant
 
 _OF_HOLDER = "WHERE simulation_id = $1 AND fence = $2 AND holder IS NOT NULL"
-RENEW = f"UPDATE simulation_queue SET heartbeat_at = clock_timestamp() {_OF_HOLDER}"  # noqa: S608  # our own constant
+# A row that another transaction has locked is held still, as nobody else can lease it: no other row waits for it.
+RENEW = """
+WITH leases AS (
+    SELECT * FROM unnest($1::uuid[], $2::bigint[]) AS l (simulation_id, fence)
+), renewable AS (
+    SELECT q.simulation_id FROM simulation_queue q JOIN leases USING (simulation_id, fence)
+    WHERE q.holder IS NOT NULL FOR UPDATE OF q SKIP LOCKED
+), renewed AS (
+    UPDATE simulation_queue q SET heartbeat_at = clock_timestamp() FROM renewable r WHERE q.simulation_id = r.simulation_id
+)
+SELECT simulation_id, fence FROM simulation_queue JOIN leases USING (simulation_id, fence) WHERE holder IS NOT NULL"""
 PUT_BACK = f"""
 UPDATE simulation_queue
 SET holder = NULL, heartbeat_at = NULL, tries = tries - $3, due_at = clock_timestamp() + make_interval(secs => $4)
@@ -172,6 +182,7 @@ class LostSimulationLease(RuntimeError):
 
     def __init__(self, lease: SimulationLease) -> None:
         super().__init__(f"simulation {lease.simulation_id} is no longer leased with fencing number {lease.fence}")
+        self.lease = lease
 
 
 @dataclass(frozen=True)
@@ -180,7 +191,7 @@ class SimulationLease:
 
     Attributes:
         model_id: the model that its twins are generated with; None where they are stored.
-        tries: number of leases so far, this one included.
+        tries: number of workers that leased it so far, this one included.
         waited_s: seconds since the request was queued.
         is_cancelled: whether it is to be answered as cancelled.
     """
@@ -270,35 +281,34 @@ async def lease_simulations(
     *,
     lease_s: float,
     without_models: Collection[UUID] = (),
+    without: Collection[UUID] = (),
     at_most: int = 1,
     work: int = 0,
 ) -> list[SimulationLease]:
     """Lease the next requests of a lane to ``worker``, in their order; none when there is none.
 
     Requests of the models in ``without_models`` are left to others. A request whose heartbeat has stopped for ``lease_s`` is leased
-    again. One with more than ``MAX_TRIES`` tries has to be answered as failed: its workers do not survive it.
+    again, which counts as a try only where another worker held it: one that leases has not ended. One with more than ``MAX_TRIES``
+    tries has to be answered as failed: its workers do not survive it.
 
     Args:
         database: a pool or a connection.
         lane: of the requests.
-        worker: its name.
+        worker: its name, which no other process ever has.
         lease_s: seconds after which a lease without heartbeat ends.
         without_models: models whose requests are not leased.
+        without: requests that are not leased, as the worker has their leases and works on them.
         at_most: number of requests.
         work: of all of them together, in twins; the first is leased whatever its work.
     """
-    rows = await database.fetch(LEASE, lane, lease_s, worker, list(without_models), at_most, work)
+    rows = await database.fetch(LEASE, lane, lease_s, worker, list(without_models), at_most, work, list(without))
     return [SimulationLease(*row[:-1]) for row in sorted(rows, key=itemgetter("place"))]
 
 
-async def renew_simulation_lease(database: Database, lease: SimulationLease) -> None:
-    """Renew the lease.
-
-    Raises:
-        LostSimulationLease: when another worker holds it.
-    """
-    if await database.execute(RENEW, lease.simulation_id, lease.fence) == "UPDATE 0":
-        raise LostSimulationLease(lease)
+async def renew_simulation_leases(database: Database, leases: Sequence[SimulationLease]) -> list[LostSimulationLease]:
+    """Renew leases together; returns an error for each that another worker holds."""
+    held = {tuple(row) for row in await database.fetch(RENEW, *_ids_and_fences(leases))}
+    return [LostSimulationLease(lease) for lease in leases if (lease.simulation_id, lease.fence) not in held]
 
 
 async def finish_leased(

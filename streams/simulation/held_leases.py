@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -13,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from sql.database import Pool
-from sql.simulation_queue_store import LostSimulationLease, SimulationLease, put_back_simulation, renew_simulation_lease
+from sql.simulation_queue_store import LostSimulationLease, SimulationLease, put_back_simulation, renew_simulation_leases
 from streams.errors import describe_error
 from streams.retries import retry_transient
 
@@ -30,11 +29,12 @@ class HeldLeases:
 
     Args:
         pool: of the database.
+        heartbeat_pool: for heartbeats alone, which so wait for no statement of other work.
         lease_s: seconds after which a lease without heartbeat ends.
     """
 
-    def __init__(self, pool: Pool, lease_s: float) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, heartbeat_pool: Pool, lease_s: float) -> None:
+        self._pool, self._heartbeat_pool = pool, heartbeat_pool
         self._held: dict[UUID, SimulationLease] = {}
         self._interval_s = lease_s / _HEARTBEATS_PER_LEASE
         self._returning: set[asyncio.Task[None]] = set()
@@ -48,6 +48,11 @@ class HeldLeases:
         self._beating.cancel()
         await asyncio.gather(*self._returning)
         await self.put_back(list(self._held.values()))
+
+    @property
+    def ids(self) -> list[UUID]:
+        """Ids of the requests that are held."""
+        return list(self._held)
 
     def hold(self, leases: Sequence[SimulationLease]) -> None:
         """Hold these leases from now on."""
@@ -98,16 +103,21 @@ class HeldLeases:
     async def _send_heartbeats(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
-            for lease in list(self._held.values()):
-                if self._held.get(lease.simulation_id) == lease:
-                    await self._renew(lease)
+            try:
+                for lost in await retry_transient(self._renew, part="postgres"):
+                    self._lose(lost)
+            except Exception as error:  # noqa: BLE001  # the heartbeats of all leases would end with it
+                LOG.warning("a heartbeat failed: %s: %s", type(error).__name__, describe_error(error))
 
-    async def _renew(self, lease: SimulationLease) -> None:
-        try:
-            await retry_transient(partial(renew_simulation_lease, self._pool, lease), part="postgres")
-        except LostSimulationLease as lost:
-            if self._held.get(lease.simulation_id) == lease:  # and was not released meanwhile
-                LOG.warning("%s", lost)
-                self.release([lease])
-            if lease in self._running:
-                self._running[lease].cancel()
+    async def _renew(self) -> list[LostSimulationLease]:
+        """Renew all leases that are held by now together; returns those that are lost."""
+        held = list(self._held.values())
+        return await renew_simulation_leases(self._heartbeat_pool, held) if held else []
+
+    def _lose(self, lost: LostSimulationLease) -> None:
+        lease = lost.lease
+        if self._held.get(lease.simulation_id) == lease:  # and was not released meanwhile
+            LOG.warning("%s", lost)
+            self.release([lease])
+        if lease in self._running:
+            self._running[lease].cancel()

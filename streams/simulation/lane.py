@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,6 +29,7 @@ from sql.simulation_queue_store import (
 from sql.simulation_store import Pins, find_runs
 from streams.errors import describe_error, is_waited_for
 from streams.kafka.app import TwinApp
+from streams.process_name import process_name
 from streams.registry import ModelLoader
 from streams.retries import report_failure, retry_transient, track_unfinished
 from streams.simulation.answer_publisher import Answered, AnswerPublisher, failure
@@ -76,7 +75,7 @@ class SimulationLane:
     """
 
     def __init__(self, lane: Lane, app: TwinApp, models: ModelLoader, compute: Compute) -> None:
-        self.worker = f"{socket.gethostname()}:{os.getpid()}"
+        self.worker = process_name()
         self._lane = lane
         self._app = app
         self._compute = compute
@@ -86,7 +85,7 @@ class SimulationLane:
         self._wake = asyncio.Event()
         self._look_s = 0.0
         self._gate = ModelGate(models, self.wake)
-        self._held = HeldLeases(app.pool, app.settings.simulation_lease_s)
+        self._held = HeldLeases(app.pool, app.heartbeat_pool, app.settings.simulation_lease_s)
         self._publisher = AnswerPublisher(lane, app, self._held)
 
     def wake(self) -> None:
@@ -159,6 +158,7 @@ class SimulationLane:
             self.worker,
             lease_s=self._settings.simulation_lease_s,
             without_models=self._gate.loading,
+            without=self._held.ids,
             at_most=_AT_MOST[self._lane],
             work=self._settings.large_simulation_twins,
         )

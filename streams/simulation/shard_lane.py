@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -28,6 +26,7 @@ from sql.simulation_store import Pins, find_runs
 from streams.errors import describe_error, is_waited_for
 from streams.kafka.app import TwinApp
 from streams.metrics import SHARDS
+from streams.process_name import process_name
 from streams.registry import ModelLoader
 from streams.retries import report_failure, retry_transient
 from streams.simulation.shard_process import ShardProcess
@@ -61,7 +60,7 @@ class ShardLane:
         self._models = models
         self._simulator = simulator
         self._on_due = on_due
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._worker = process_name()
         self._wake = asyncio.Event()
         self._processes = AsyncExitStack()
         self._process: tuple[UUID, ShardProcess] | None = None
@@ -159,7 +158,7 @@ class ShardLane:
             await asyncio.wait({computing, beating})
 
     async def _send_heartbeats(self, lease: ShardLease) -> None:
-        renew = partial(renew_shard_lease, self._app.pool, lease)
+        renew = partial(renew_shard_lease, self._app.heartbeat_pool, lease)
         while True:
             await asyncio.sleep(self._app.settings.simulation_lease_s / _HEARTBEATS_PER_LEASE)
             await retry_transient(renew, part="postgres")

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from schemas import AnswerStatus, SimulationAnswer
-from sql.database import Pool
+from sql.database import Pool, transaction
 from sql.simulation_queue_store import (
     LANES,
     Lane,
@@ -25,7 +25,7 @@ from sql.simulation_queue_store import (
     put_back_simulation,
     queued_simulation,
     remove_simulations,
-    renew_simulation_lease,
+    renew_simulation_leases,
 )
 
 BODY, MODEL = b"body", UUID(int=1)
@@ -53,14 +53,14 @@ async def queue_for(pool: Pool, *entries: QueueEntry, holder: str = "a worker") 
 
 
 async def lease(
-    pool: Pool, lane: Lane = "small", *, lease_s: float = 60.0, without: tuple[UUID, ...] = ()
+    pool: Pool, lane: Lane = "small", worker: str = "a worker", *, lease_s: float = 60.0, without: tuple[UUID, ...] = ()
 ) -> SimulationLease | None:
-    leases = await lease_simulations(pool, lane, "a worker", lease_s=lease_s, without_models=without)
+    leases = await lease_simulations(pool, lane, worker, lease_s=lease_s, without_models=without)
     return leases[0] if leases else None
 
 
-async def leased(pool: Pool, lane: Lane = "small", *, lease_s: float = 60.0) -> SimulationLease:
-    held = await lease(pool, lane, lease_s=lease_s)
+async def leased(pool: Pool, lane: Lane = "small", worker: str = "a worker", *, lease_s: float = 60.0) -> SimulationLease:
+    held = await lease(pool, lane, worker, lease_s=lease_s)
     assert held is not None
     return held
 
@@ -188,15 +188,42 @@ async def test_a_lease_without_heartbeat_is_taken_over_and_its_holder_can_store_
     simulation_id = await queue(pool)
     first = await leased(pool)
     assert await lease(pool) is None
-    second = await leased(pool, lease_s=0.0)
+    second = await leased(pool, worker="another", lease_s=0.0)
     assert (second.tries, second.fence) == (2, 2)
-    for store in (renew_simulation_lease(pool, first), put_back_simulation(pool, first)):
-        with pytest.raises(LostSimulationLease, match="no longer leased with fencing number 1"):
-            await store
+    with pytest.raises(LostSimulationLease, match="no longer leased with fencing number 1"):
+        await put_back_simulation(pool, first)
     lost = [*await finish_leased(pool, [(first, an_answer(simulation_id))]), *await remove_simulations(pool, [first])]
-    assert [str(error).endswith("no longer leased with fencing number 1") for error in lost] == [True, True]
-    await renew_simulation_lease(pool, second)
+    lost += await renew_simulation_leases(pool, [first, second])
+    assert [str(error).endswith("no longer leased with fencing number 1") for error in lost] == [True, True, True]
     assert await finish_leased(pool, [(second, an_answer(simulation_id))]) == [an_answer(simulation_id)]
+
+
+async def test_a_worker_that_leases_a_request_again_counts_as_one_try_and_another_worker_as_the_next(pool: Pool) -> None:
+    await queue(pool)
+    workers = ["a worker", "a worker", "a worker", "another", "another", "a worker"]
+    leases = [await leased(pool, worker=worker, lease_s=0.0) for worker in workers]
+    assert [(held.tries, held.fence) for held in leases] == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (3, 6)]
+    await put_back_simulation(pool, leases[-1], count_try=True)  # its process has ended
+    assert (await leased(pool)).tries == 4
+
+
+async def test_a_worker_leases_no_request_again_whose_lease_it_has(pool: Pool) -> None:
+    mine, other = await queue(pool), await queue(pool)
+    assert (await leased(pool)).simulation_id == mine
+    again = await lease_simulations(pool, "small", "a worker", lease_s=0.0, without=[mine], at_most=9, work=1000)
+    assert [held.simulation_id for held in again] == [other]
+
+
+async def test_leases_are_renewed_together_and_one_whose_row_is_locked_delays_and_loses_none(pool: Pool) -> None:
+    ids = [await queue(pool) for _ in range(3)]
+    leases = await lease_simulations(pool, "small", "a worker", lease_s=60.0, at_most=3, work=300)
+    await pool.execute("UPDATE simulation_queue SET heartbeat_at = heartbeat_at - interval '1 hour'")
+    async with transaction(pool) as locking:
+        await locking.execute("SELECT FROM simulation_queue WHERE simulation_id = $1 FOR UPDATE", ids[0])
+        assert await renew_simulation_leases(pool, leases) == []
+    expired = await lease_simulations(pool, "small", "another", lease_s=60.0, at_most=3, work=300)
+    assert [held.simulation_id for held in expired] == ids[:1]
+    assert [lost.lease for lost in await renew_simulation_leases(pool, leases)] == leases[:1]
 
 
 async def test_the_first_stored_answer_is_final_also_for_a_worker_that_takes_over(pool: Pool) -> None:
