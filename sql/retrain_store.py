@@ -127,13 +127,15 @@ WAITS_FOR = (
     f"SELECT CASE WHEN busy THEN 'the running training of the line' ELSE waits_for END FROM ({OPEN}) open WHERE retrain_id = $6"  # noqa: S608
 )
 
+# Whoever held it still lives where it leases again.
 LEASE = """
-UPDATE training_leases SET fence = fence + 1, retrain_id = $2, holder = $3, heartbeat_at = clock_timestamp()
-WHERE line = $1
-RETURNING fence"""
+UPDATE training_leases t SET fence = t.fence + 1, retrain_id = $2, holder = $3, heartbeat_at = clock_timestamp()
+FROM training_leases before
+WHERE t.line = $1 AND before.line = t.line
+RETURNING t.fence, (before.retrain_id, before.holder) IS DISTINCT FROM ($2, $3) AS counts"""
 
 START = f"""
-UPDATE retrain_requests SET status = 'running', tries = tries + 1, started_at = coalesce(started_at, clock_timestamp())
+UPDATE retrain_requests SET status = 'running', tries = tries + $2, started_at = coalesce(started_at, clock_timestamp())
 WHERE retrain_id = $1
 RETURNING {_REQUEST_COLUMNS}"""  # noqa: S608  # our own constant
 
@@ -275,7 +277,8 @@ async def waits_for(database: Database, retrain_id: UUID, limits: RetrainLimits)
 async def lease_training(database: Database, worker: str, limits: RetrainLimits) -> TrainingJob | None:
     """Lease the next training that may start to ``worker``; None when there is none.
 
-    A training whose heartbeat has stopped is leased again. One with more than ``MAX_TRIES`` tries has to be closed as failed: its
+    A training whose heartbeat has stopped is leased again, which counts as a try only where another worker held it: ``worker`` is a
+    name that no other process ever has. One with more than ``MAX_TRIES`` tries has to be closed as failed: its
     workers do not survive it.
     """
     async with transaction(database) as connection:
@@ -360,10 +363,11 @@ async def finished_trainings(database: Database, model_id: UUID) -> int:
 
 
 async def _start(connection: Connection, line: str, retrain_id: UUID, worker: str) -> TrainingJob:
-    fence = await connection.fetchval(LEASE, line, retrain_id, worker)
-    row = await connection.fetchrow(START, retrain_id)
+    lease = await connection.fetchrow(LEASE, line, retrain_id, worker)
+    assert lease is not None  # locked in this transaction
+    row = await connection.fetchrow(START, retrain_id, int(lease["counts"]))
     assert row is not None  # locked and read in this transaction
-    return TrainingJob(**row, fence=fence)
+    return TrainingJob(**row, fence=lease["fence"])
 
 
 async def _release(connection: Connection, line: str, retrain_id: UUID, fence: int) -> None:

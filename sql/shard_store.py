@@ -52,7 +52,8 @@ WITH next AS (
     UPDATE simulation_lanes SET reached = greatest(reached, (SELECT start_tag FROM next))
     WHERE lane = 'sharded' AND EXISTS (SELECT FROM next)
 )
-UPDATE simulation_shards s SET holder = $1, heartbeat_at = clock_timestamp(), tries = tries + 1, fence = fence + 1
+UPDATE simulation_shards s SET holder = $1, heartbeat_at = clock_timestamp(), fence = fence + 1,
+                               tries = tries + (holder IS DISTINCT FROM $1)::integer
 FROM next WHERE s.simulation_id = next.simulation_id AND s.first_block = next.first_block
 RETURNING s.simulation_id, s.first_block, s.end_block, s.tries, s.fence"""
 
@@ -91,7 +92,7 @@ class NewShard(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardLease:
-    """A leased shard, valid as long as ``fence`` is the newest fencing number; ``tries`` counts its leases, this one included."""
+    """A leased shard, valid as long as ``fence`` is the newest fencing number; ``tries`` counts its workers, this one included."""
 
     simulation_id: UUID
     first_block: int
@@ -115,11 +116,12 @@ async def add_shards(database: Database, simulation_id: UUID, shards: Sequence[N
 async def lease_shard(database: Database, worker: str, *, lease_s: float) -> ShardLease | None:
     """Lease the next shard of any request to ``worker``; None when there is none.
 
-    One with more than ``MAX_TRIES`` tries has to fail: its workers do not survive it.
+    One that ``worker`` held until its heartbeats failed counts no try, as the worker has not ended. One with more than
+    ``MAX_TRIES`` tries has to fail: its workers do not survive it.
 
     Args:
         database: a pool or a connection.
-        worker: its name.
+        worker: its name, which no other process ever has.
         lease_s: seconds after which a lease without heartbeat ends.
     """
     row = await database.fetchrow(LEASE, worker, lease_s)

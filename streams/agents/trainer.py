@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
@@ -28,6 +26,7 @@ from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, start_refusal_counters
 from streams.kafka.record_slices import RefusalSlice, process_slices
 from streams.operations.ageing import SweepInProgress, is_sweep_due, report_state, sweep
+from streams.process_name import process_name
 from streams.retries import process_event, retry_transient
 from streams.services import Services
 from streams.training.population_realism import RealismAssessor
@@ -128,7 +127,7 @@ class _Trainer:
         await report_state(self._app.pool)
         if await is_sweep_due(self._app.pool):
             with suppress(SweepInProgress):
-                await sweep(self._app.settings, f"{socket.gethostname()}:{os.getpid()}")
+                await sweep(self._app.settings, process_name())
 
     async def _store(self, record: KafkaRecord) -> None:
         event = RetrainEvent.model_validate_json(require_clear(record.value))
@@ -142,7 +141,7 @@ class _Trainer:
         self._stored_events[event.retrain_id] = event
 
     async def _lease_training(self) -> TrainingJob | None:
-        return await lease_training(self._app.pool, f"{socket.gethostname()}:{os.getpid()}", self._app.settings.retrain_limits)
+        return await lease_training(self._app.pool, process_name(), self._app.settings.retrain_limits)
 
     async def _run_job(self, runner: RetrainRunner, job: TrainingJob) -> None:
         self._is_training = True
@@ -179,7 +178,7 @@ class _Trainer:
 
     async def _send_heartbeats(self, job: TrainingJob) -> None:
         while True:
-            await retry_transient(partial(heartbeat, self._app.pool, job), part="postgres")
+            await retry_transient(partial(heartbeat, self._app.heartbeat_pool, job), part="postgres")
             await asyncio.sleep(self._app.settings.lease_s / _HEARTBEATS_PER_LEASE)
 
 

@@ -145,7 +145,18 @@ async def test_of_two_workers_one_takes_over_an_expired_lease(pool: Pool) -> Non
 
 async def test_a_training_that_ends_its_workers_counts_its_tries(pool: Pool) -> None:
     await enqueue(pool, retrain_event(await line_with_champion(pool)))
-    assert [(await leased_by(pool, lease_s=0.0)).tries for _ in range(MAX_TRIES + 1)] == [1, 2, 3, MAX_TRIES + 1]
+    tries = [(await leased_by(pool, f"w{worker}", lease_s=0.0)).tries for worker in range(MAX_TRIES + 1)]
+    assert tries == [1, 2, 3, MAX_TRIES + 1]
+
+
+async def test_a_worker_that_leases_a_training_again_counts_as_one_try(pool: Pool) -> None:
+    model_id = await line_with_champion(pool)
+    for attempt in range(2):
+        await enqueue(pool, retrain_event(model_id, attempt))
+    jobs = [await leased_by(pool, worker, lease_s=0.0) for worker in ("w1", "w1", "w2")]
+    assert [(job.tries, job.fence) for job in jobs] == [(1, 1), (1, 2), (2, 3)]
+    await finish(pool, jobs[-1], "failed")
+    assert (await leased_by(pool, "w2")).tries == 1  # the next training of the line
 
 
 async def test_a_training_that_is_put_back_can_be_leased_at_once_and_counts_as_not_started(pool: Pool) -> None:

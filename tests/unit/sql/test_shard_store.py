@@ -44,8 +44,8 @@ async def queue(pool: Pool, flow: str = "a", shards: list[NewShard] = SHARDS) ->
     return simulation_id
 
 
-async def leased(pool: Pool, lease_s: float = 60.0) -> ShardLease:
-    lease = await lease_shard(pool, "a worker", lease_s=lease_s)
+async def leased(pool: Pool, lease_s: float = 60.0, worker: str = "a worker") -> ShardLease:
+    lease = await lease_shard(pool, worker, lease_s=lease_s)
     assert lease is not None
     return lease
 
@@ -79,7 +79,7 @@ async def test_of_two_last_shards_that_are_stored_together_one_makes_the_request
 async def test_a_shard_whose_worker_died_is_computed_by_another_and_stored_once(pool: Pool) -> None:
     await queue(pool, shards=SHARDS[:1])
     first = await leased(pool)
-    second = await leased(pool, lease_s=0.0)
+    second = await leased(pool, lease_s=0.0, worker="another")
     assert (second.first_block, second.tries, second.fence) == (first.first_block, 2, first.fence + 1)
     for late in (renew_shard_lease(pool, first), store_sums(pool, first, b"late"), put_back_shard(pool, first)):
         with pytest.raises(LostShardLease):
@@ -88,6 +88,12 @@ async def test_a_shard_whose_worker_died_is_computed_by_another_and_stored_once(
     await store_sums(pool, second, b"x")
     with pytest.raises(LostShardLease):
         await store_sums(pool, second, b"again")
+
+
+async def test_a_worker_that_leases_a_shard_again_counts_as_one_try(pool: Pool) -> None:
+    await queue(pool, shards=SHARDS[:1])
+    leases = [await leased(pool, 0.0, worker) for worker in ("a worker", "a worker", "another", "another")]
+    assert [(lease.tries, lease.fence) for lease in leases] == [(1, 1), (1, 2), (2, 3), (2, 4)]
 
 
 async def test_a_shard_that_is_put_back_waits_and_keeps_its_tries_unless_one_counts(pool: Pool) -> None:
