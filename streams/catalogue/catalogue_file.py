@@ -16,7 +16,7 @@ from schemas.catalogue import BUILT_IN, Catalogue, entry_problems, laid_over
 from schemas.catalogue_checks import CatalogueProblems
 from streams.catalogue.json_schema import catalogue_schema
 from streams.catalogue.written_numbers import number_advice
-from streams.catalogue.yaml_tree import MAX_BYTES, TOO_LARGE, Mark, Tree, YamlProblem, parse_yaml
+from streams.yaml_tree import MAX_BYTES, TOO_LARGE, Mark, Tree, YamlProblem, parse_yaml
 
 __all__ = ["DEFAULT_FILE", "CatalogueFileError", "FileProblem", "find_catalogue_file", "parse_catalogue", "read_catalogue"]
 

@@ -15,8 +15,8 @@ from schemas import INTERVENTIONS, Channel, ExperimentResult, Frequency
 from schemas.base import shorten
 from schemas.level_meaning import declared_level
 from streams.catalogue.written_numbers import number_advice
-from streams.catalogue.yaml_tree import Mark, Tree, YamlProblem, parse_yaml
 from streams.errors import describe_error
+from streams.yaml_tree import Mark, Tree, YamlProblem, parse_yaml
 
 __all__ = ["ResultFileError", "completed_result", "read_results"]
 
