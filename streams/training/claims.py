@@ -309,9 +309,9 @@ def _summed(blocks: RowBlocks, windows: ClaimsWindows) -> tuple[_Sums, pd.DataFr
     counts: dict[str, Any] = {"months": set(), "missing": 0, "outside": 0}
     for frame in blocks.frames():
         counts["months"] |= set(frame["month"].unique().tolist())
-        counts["missing"] += int(frame["claims"].isna().sum())
         inside = frame[frame["month"].between(windows.first, windows.last) & frame[ENTITY].notna()]
         counts["outside"] += len(frame) - len(inside)
+        counts["missing"] += int(inside["claims"].isna().sum())
         sums.add(inside)
         levels.add(inside[inside["month"] <= windows.as_of])
     return sums, levels.result(), counts

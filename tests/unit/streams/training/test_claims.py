@@ -87,7 +87,9 @@ def test_suppressed_counts_and_rows_outside_are_counted(tmp_path: Path):
     frame = extract(TRx=lambda table: table["TRx"].astype(object).where(table["Prscrbr NPI"] != "B", "<11"))
     table = imported(tmp_path, frame, ClaimsWindows(AS_OF, 3, 3))
     assert table.frame["entity_id"].tolist() == ["A"]
-    assert [note.split(" rows")[0] for note in table.notes if " rows " in note] == ["12", "18"]
+    assert [note.split(" rows")[0] for note in table.notes if " rows " in note] == ["12", "12"]
+    wider = imported(tmp_path, frame, ClaimsWindows(AS_OF, 6, 3))
+    assert [note.split(" rows")[0] for note in wider.notes if " rows " in note] == ["3", "18"]
 
 
 def test_columns_that_are_not_used_are_told(tmp_path: Path):
