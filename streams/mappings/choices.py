@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -89,7 +90,7 @@ def _best_rule(profile: ColumnProfile, column: Column, twin_type: TwinType) -> C
     if best.score == 0:
         raise ValueError(
             f"the cells of {profile.name!r} ({', '.join(profile.samples)}) are no {column.name}: {best.reason}; "
-            f"say how to read them: {profile.name}={column.name}:RULE with a rule of {', '.join(get_args(RuleName))}"
+            f"say how to read them: {_way_out(profile, column)}"
         )
     if best.needs_argument:
         raise ValueError(f"{column.name} of {profile.name!r} needs an answer: {profile.name}={column.name}:{best.rule}")
@@ -99,6 +100,19 @@ def _best_rule(profile: ColumnProfile, column: Column, twin_type: TwinType) -> C
             f" {profile.name}={column.name}:{best.rule}"
         )
     return best._replace(score=1.0, reason=AS_ASKED)
+
+
+def _way_out(profile: ColumnProfile, column: Column) -> str:
+    """How cells become a feature that they fit by no rule."""
+    if column.kind != "flag":
+        return f"{profile.name}={column.name}:RULE with a rule of {', '.join(get_args(RuleName))}"
+    example = ", ".join(
+        f"{json.dumps(text, ensure_ascii=False)}: {word}" for text, word in zip(profile.samples, ('"yes"', '"no"'), strict=False)
+    )
+    return (
+        f"{profile.name}={column.name}:value, without a file to write, saves a mapping; write there below {column.name}, with each"
+        f" text that means yes or no, levels: {{{example}}}"
+    )
 
 
 def _own_feature(header: str, answer: str, declared: Mapping[str, Column]) -> Candidate:

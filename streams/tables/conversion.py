@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from schemas.arrays import Flags
 from schemas.base import shorten
-from schemas.levels import levels_of
+from schemas.levels import level_key, levels_of
 from streams.tables.raw import is_text
 from streams.tables.report import count_of
 
@@ -29,6 +30,7 @@ __all__ = [
     "convert_levels",
     "convert_text",
     "example",
+    "in_other_words",
     "matches",
     "missing_note",
     "trimmed",
@@ -109,6 +111,19 @@ def blanked(text: pa.Array, rows: Flags) -> pa.Array:
 def as_flags(mask: pa.Array) -> Flags:
     """A mask with false where it is null."""
     return np.asarray((mask.fill_null(False) if mask.null_count else mask).to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def in_other_words(column: pa.Array, levels: Mapping[str, str]) -> pa.Array:
+    """A column as text, each cell as what it stands for; cells that ``levels`` does not have stay as they are written."""
+    if not levels or _is_binary(column):
+        return column
+    text = (
+        trimmed(column) if is_text(column) else pa.array(levels_of(column.to_pandas()).texts(), type=pa.string(), from_pandas=True)
+    )
+    meant = {level_key(written): level for written, level in levels.items()}
+    encoded = text.dictionary_encode()
+    meanings = [meant.get(level_key(written), written) for written in encoded.dictionary.to_pylist()]
+    return pa.array(meanings, type=pa.string()).take(encoded.indices)
 
 
 def matches(text: pa.Array, pattern: str, containing: str = "") -> Flags:

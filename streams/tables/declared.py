@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.twin_types import TWIN_TYPES, Feature, Target, TwinType
@@ -22,6 +22,7 @@ class Column:
         low, high: inclusive bounds of numbers.
         is_fraction: whether the unit is a fraction, so that 12 % is 0.12.
         is_named: whether the caller asks for this very column, so that a mapping that leaves it out does not.
+        levels: what texts of the column stand for, in any case; the kind reads that in their place.
         is_declared: false for a column of the user's own, whose kind was concluded from its cells.
     """
 
@@ -32,6 +33,7 @@ class Column:
     is_fraction: bool = False
     is_declared: bool = True
     is_named: bool = False
+    levels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 ID_COLUMNS = ("entity_id", "id", "hcp_id", "patient_id", "territory_id", "npi")

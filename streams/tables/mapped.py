@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 
 from schemas.arrays import Floats
-from schemas.levels import level_key
 from streams.tables.declared import Column
 from streams.tables.headers import header_key
 from streams.tables.mapping import ColumnUse, TableMapping
@@ -62,14 +61,16 @@ def map_headers(raw: RawTable, declared: Mapping[str, Column], mapping: TableMap
             absent += missing
             continue
         final = _declared_name(name, mapping, declared)
-        if use.rule.name == "value" and not use.levels:
+        if use.rule.name == "value":
             columns[final] = raw.columns[places[use.column]]
+            if use.levels:
+                kinds[final] = replace(kinds.get(final, Column(final, "category", is_declared=False)), levels=use.levels)
             continue
         uses[final] = use
         for column in use.columns:
             source = _source(final, column)
             columns[source] = raw.columns[places[column]]
-            kinds[source] = _source_column(source, use, declared.get(final))
+            kinds[source] = replace(_source_column(source, use, declared.get(final)), levels=use.levels)
     notes = [f"read by the mapping {mapping.name!r}"]
     if absent:
         notes.append(f"columns of the mapping that the table lacks: {', '.join(dict.fromkeys(absent))}")
@@ -107,8 +108,6 @@ def _source_column(source: str, use: ColumnUse, target: Column | None) -> Column
     """What the cells of a column are that a rule reads; the bounds of the feature are those of the cells, in their unit."""
     rule = use.rule
     low, high = (target.low, target.high) if target else (None, None)
-    if rule.name == "value":
-        return Column(source, "category")
     if rule.name == "percent":
         return Column(source, "number", None if low is None else low * 100, None if high is None else high * 100)
     if rule.name == "years_before":
@@ -160,16 +159,9 @@ def apply_rules(reading: TableReading, uses: Mapping[str, ColumnUse]) -> TableRe
 def _values(name: str, use: ColumnUse, sources: list[pd.Series[Any]]) -> tuple[pd.Series[Any], str]:
     """Values of a feature, and a note on what is missing for a reason of the rule."""
     column, rule = sources[0], use.rule
-    if use.levels:
-        spellings = {level_key(text): level for text, level in use.levels.items()}
-        column = column.map(lambda text: spellings.get(level_key(str(text)), text), na_action="ignore")
     if rule.name == "us_region":
         return regions_of_states(column, name), "; ".join(other_regions_notes(column, name))
     return _APPLIED[rule.name](use, column, sources[-1])
-
-
-def _as_written(_use: ColumnUse, column: pd.Series[Any], _before: pd.Series[Any]) -> tuple[pd.Series[Any], str]:
-    return column, ""
 
 
 def _decile(use: ColumnUse, column: pd.Series[Any], _before: pd.Series[Any]) -> tuple[pd.Series[Any], str]:
@@ -203,7 +195,6 @@ def _change(use: ColumnUse, column: pd.Series[Any], before: pd.Series[Any]) -> t
 
 
 _APPLIED = {
-    "value": _as_written,
     "decile": _decile,
     "tier": _tier,
     "percent": _percent,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import date
-from typing import Annotated, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -76,7 +76,7 @@ class ColumnUse(BaseModel):
         column: header as the first file has it; other files may write it in other case and with other signs.
         by: the rule, see ``RULES``.
         cuts: upper limits of all deciles or tiers but the last, of the first file, so that a value means the same in later ones.
-        levels: texts of the column that are written otherwise than the feature's levels.
+        levels: texts of the column that are written otherwise than the feature's levels, or than its yes and no.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -85,6 +85,18 @@ class ColumnUse(BaseModel):
     by: str = "value"
     cuts: tuple[float, ...] = ()
     levels: dict[str, str] = {}
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _are_texts(cls, levels: Any) -> Any:
+        """Refuse what YAML does not read as text: of `yes` without quotes only its truth is left, and not the word."""
+        others = [text for text, level in levels.items() if not isinstance(level, str)] if isinstance(levels, dict) else []
+        if others:
+            explanation = (
+                ", as YAML reads yes, no, true and false without quotes as no text" if isinstance(levels[others[0]], bool) else ""
+            )
+            raise ValueError(f'what {others[0]!r} stands for is to be in quotes, such as {others[0]}: "yes"{explanation}')
+        return levels
 
     @field_validator("by")
     @classmethod

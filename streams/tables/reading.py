@@ -22,6 +22,7 @@ from streams.tables.conversion import (
     convert_ids,
     convert_levels,
     convert_text,
+    in_other_words,
     matches,
     trimmed,
 )
@@ -101,6 +102,7 @@ def convert_table(raw: RawTable, declared: Mapping[str, Column], options: TableO
     problems += [f"it has no column {name!r}, whose kind is stated" for name in options.kinds if name not in table.headers]
     texts, formula_notes = _without_formulas(table)
     columns = {name: _without_marks(column, options) for name, column in texts.items()}
+    columns |= {name: in_other_words(columns[name], column.levels) for name, column in declared.items() if name in columns}
     kinds, notes = _kinds(columns, declared, options)
     converted, unsettled = _convert(columns, kinds, table.rows, options)
     if problems or unsettled:

@@ -13,7 +13,7 @@ from streams.cli.importing import _refuse_other_mapping
 from streams.mappings import save_mapping
 from streams.operations.trial_rows import TrialColumns, read_rows
 from streams.tables import TableMapping, TableOptions
-from streams.training.mapped_import import Proposal, propose
+from streams.training.mapped_import import Proposal, import_by_mapping, propose
 
 GERMAN = BUILT_IN.with_entries(
     {
@@ -157,3 +157,24 @@ def test_columns_that_a_mapping_leaves_out_or_reads_as_features_are_there_for_wh
     assert not any("Praxis" in remark for remark in rows.remarks)
     with pytest.raises(ValueError, match="'Ort'"):
         read_rows(path, TwinType.HCP, None, TrialColumns(arm="Los", cluster="Ort"), TableOptions(mapping=mapping))
+
+
+FLAGGED = BUILT_IN.with_entries({"twin_types": {"hcp": {"features": {"vertrag": {"kind": "flag"}}}}})
+
+
+def test_yes_and_no_in_another_language_are_refused_with_the_way_that_reads_them(tmp_path: Path):
+    with in_effect(FLAGGED):
+        path = doctors(tmp_path, Vertrag=["ja", "nein"] * (N // 2))
+        with pytest.raises(ValueError, match=r"Vertrag=vertrag:value.* levels: \{\"ja\": \"yes\", \"nein\": \"no\"\}"):
+            propose(path, TwinType.HCP, TableOptions(), tmp_path / "mappings", ["Vertrag=vertrag"])
+        answers = ["Arzt-Nr=entity_id", "Veränderung VO=prescribing_change", "Vertrag=vertrag:value"]
+        proposal = propose(path, TwinType.HCP, TableOptions(), tmp_path / "mappings", answers)
+        saved = tmp_path / "mappings/aerzte.yaml"
+        save_mapping(proposal.mapping(None), saved)
+        text = saved.read_text()
+        assert "column: Vertrag\n" in text
+        saved.write_text(text.replace("column: Vertrag\n", 'column: Vertrag\n    levels: {"ja": "yes", "nein": "no"}\n'))
+        again = propose(path, TwinType.HCP, TableOptions(), tmp_path / "mappings")
+        assert again.mapping(None) == again.earlier
+        imported = import_by_mapping(again, again.mapping(None), None)
+    assert imported.frame["vertrag"].tolist() == [True, False] * (N // 2)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas import TwinType
+from schemas import BUILT_IN, TwinType, in_effect
 from streams.tables import (
     ColumnUse,
     TableMapping,
@@ -101,6 +101,45 @@ def test_tiers_run_from_5_for_the_smallest_to_1_for_the_largest():
 def test_levels_that_are_written_otherwise_are_the_levels_of_the_mapping():
     used = mapping(region=ColumnUse(column="area", levels={"N.E.": "northeast"}))
     assert read(pd.DataFrame({"area": ["n.e. ", "south"]}), used).frame["region"].tolist() == ["northeast", "south"]
+
+
+@pytest.mark.parametrize("outcomes", [False, True])
+@pytest.mark.parametrize("yes", ["yes", "true", "1", "Y"])
+def test_yes_and_no_in_another_language_are_true_and_false_for_a_flag_of_the_catalogue(yes: str, outcomes: bool):
+    own = BUILT_IN.with_entries({"twin_types": {"hcp": {"features": {"umowa": {"kind": "flag"}, "visits": {"kind": "integer"}}}}})
+    used = mapping(
+        entity_id="Id",
+        umowa=ColumnUse(column="Umowa", levels={"TAK": yes, "NIE": "no"}),
+        visits=ColumnUse(column="Wizyty", levels={"brak": "0"}),
+        specialty=ColumnUse(column="Spec", levels={"tak": "yes"}),
+        ours=ColumnUse(column="Nasz", levels={"TAK": "yes"}),
+    )
+    cells = {"Umowa": ["TAK", "nie ", "", "true"], "Wizyty": ["brak", "3", "2", "1"], "Spec": ["tak", "b", "b", "b"]}
+    with in_effect(own):
+        frame = read(pd.DataFrame({"Id": list("abcd"), **cells, "Nasz": "Tak"}), used, outcomes=outcomes).frame
+    assert frame["umowa"].astype(object).where(frame["umowa"].notna(), None).tolist() == [True, False, None, True]
+    assert frame["visits"].tolist() == [0, 3, 2, 1]
+    assert frame["specialty"].tolist() == ["yes", "b", "b", "b"]
+    assert frame["ours"].tolist() == ["yes"] * 4
+
+
+def test_a_cell_of_a_flag_that_the_levels_do_not_have_is_refused_as_it_is_written():
+    own = BUILT_IN.with_entries({"twin_types": {"hcp": {"features": {"umowa": {"kind": "flag"}}}}})
+    used = mapping(entity_id="Id", umowa=ColumnUse(column="Umowa", levels={"TAK": "yes"}))
+    with in_effect(own), pytest.raises(TableRefused, match="umowa: 'NIE' is neither true nor false"):
+        read(pd.DataFrame({"Id": ["a", "b"], "Umowa": ["TAK", "NIE"]}), used)
+
+
+def test_levels_of_cells_that_are_no_text_and_under_a_rule_are_read_too():
+    frame = pd.DataFrame({"code": [1, 2], "since": ["unknown", "1996"]})
+    used = mapping(
+        specialty=ColumnUse(column="code", levels={"1": "cardiology", "2": "urology"}),
+        years_experience=ColumnUse(column="since", by="years_before 2026", levels={"unknown": ""}),
+    )
+    result = read(frame, used).frame
+    assert result["specialty"].tolist() == ["cardiology", "urology"]
+    assert result["years_experience"].tolist()[1] == 30
+    assert result["years_experience"].isna().tolist() == [True, False]
 
 
 def test_the_target_is_what_was_observed_in_a_table_of_outcomes():
