@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from schemas.twin_types import TwinType
 from streams.tables.headers import header_key
 from streams.tables.mapping import RULES, TableMapping
+from streams.yaml_tree import YamlProblem, parse_yaml
 
 __all__ = ["FOLDER", "absent_columns", "load_mapping", "mapping_name", "mapping_path", "matching_mappings", "save_mapping"]
 
@@ -64,13 +64,14 @@ def load_mapping(name: str, folder: Path = FOLDER) -> TableMapping:
 
 def _read(path: Path) -> TableMapping:
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TableMapping.model_validate(content)
+        return TableMapping.model_validate(parse_yaml(path.read_text(encoding="utf-8")).data)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise ValueError(f"{path}: {problems}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    except YamlProblem as error:
+        raise ValueError(f"{path}:{error.mark.line}:{error.mark.column}: {error.text}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text: save the file as UTF-8") from error
 
 
 def matching_mappings(headers: Sequence[str], folder: Path = FOLDER) -> list[TableMapping]:

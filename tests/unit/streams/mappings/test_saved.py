@@ -49,8 +49,40 @@ def test_a_file_that_is_no_mapping_is_refused_by_name_and_field(tmp_path: Path):
     with pytest.raises(ValueError, match=r"bad\.yaml: columns\.decile\.by: .*unknown rule 'banana'"):
         load_mapping("bad", tmp_path)
     (tmp_path / "worse.yaml").write_text("a: [")
-    with pytest.raises(ValueError, match=r"worse\.yaml is no YAML"):
+    with pytest.raises(ValueError, match=r"worse\.yaml:1:5: no YAML"):
         load_mapping("worse", tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("name: Größe".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"latin\.yaml is no UTF-8 text"):
+        load_mapping("latin", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("again", "place"),
+    [
+        ("  region: {column: Other}\n", r":5:3: 'region' is here twice, first in line 4"),
+        ("  decile: {column: D, column: E}\n", r":5:23: 'column' is here twice"),
+        ("  specialty: {column: S, levels: {A: b, A: c}}\n", r":5:41: 'A' is here twice"),
+        ("twin_type: patient\n", r":5:1: 'twin_type' is here twice, first in line 2"),
+    ],
+)
+def test_a_name_that_is_there_twice_is_refused_with_its_place(tmp_path: Path, again: str, place: str):
+    (tmp_path / "own.yaml").write_text(f"name: own\ntwin_type: hcp\ncolumns:\n  region: {{column: ST}}\n{again}")
+    with pytest.raises(ValueError, match=rf"own\.yaml{place}"):
+        load_mapping("own", tmp_path)
+
+
+@pytest.mark.parametrize("levels", ["{ja: true, nein: false}", "{nein: 'no', ja: yes}", "{ja: 1}", "{ja: }", "{ja: [yes]}"])
+def test_what_a_text_stands_for_is_in_quotes(tmp_path: Path, levels: str):
+    (tmp_path / "own.yaml").write_text(f"name: own\ntwin_type: hcp\ncolumns:\n  specialty: {{column: V, levels: {levels}}}\n")
+    with pytest.raises(ValueError, match=r"specialty\.levels: .*what 'ja' stands for is to be in quotes, such as ja: \"yes\""):
+        load_mapping("own", tmp_path)
+
+
+def test_texts_that_yaml_would_read_otherwise_are_saved_and_read_as_they_were(tmp_path: Path):
+    texts = {"yes": "no", "2024-01-01": "1", "NO": "null", "x" * 200: "y: z", "Ja\nNein": "#"}
+    saved = TableMapping(name="own", twin_type=TwinType.HCP, columns={"specialty": ColumnUse(column="Yes", levels=texts)})
+    save_mapping(saved, tmp_path / "own.yaml")
+    assert load_mapping("own", tmp_path) == saved
 
 
 def test_an_absent_mapping_is_told_with_those_that_there_are(tmp_path: Path):
