@@ -243,8 +243,9 @@ def _import_mapped(
     is_new = mapping != proposal.earlier
     if is_new:
         _refuse_other_mapping(path, proposal)
-        save_mapping(mapping, path)
     imported = None if out is None else import_by_mapping(proposal, mapping, target)
+    if is_new:  # not before the table was read by it: what fails leaves the saved one as it is
+        save_mapping(mapping, path)
     notify_remarks(reading_notes(proposal, mapping) if imported is None else imported.remarks)
     if imported is not None and out is not None:
         write_table(imported.frame, out)

@@ -87,6 +87,19 @@ def test_an_answer_that_cannot_be_read_saves_nothing(folder: Path):
     assert not (folder / "mappings").exists()
 
 
+def test_an_import_that_fails_leaves_the_saved_mapping_as_it_was(folder: Path):
+    unreadable = ["--map", "Spec Desc=years_experience:value"]
+    assert "400 of 400 rows bad" in run("import", "own.csv", "out.parquet", *unreadable, status=1).stderr
+    assert not (folder / "mappings").exists()
+    run("import", "own.csv", "out.parquet", "--map", "Rx $=own:sales")
+    before = (folder / "mappings/own.yaml").read_bytes()
+    assert "400 of 400 rows bad" in run("import", "own.csv", "again.parquet", *unreadable, status=1).stderr
+    assert (folder / "mappings/own.yaml").read_bytes() == before
+    assert not (folder / "again.parquet").exists()
+    run("import", "own.csv", "again.parquet", "--map", "Rx $=")
+    assert "sales" not in (folder / "mappings/own.yaml").read_text()
+
+
 def test_two_columns_of_one_feature_are_refused(folder: Path):
     answers = ["--map", "Tot Rx=total_patient_volume", "--map", "Pts=total_patient_volume"]
     assert "'Tot Rx' and 'Pts' would both be total_patient_volume" in run("import", "own.csv", *answers, status=1).stderr
