@@ -93,7 +93,13 @@ def _payload(report: DataReport, reason: str) -> dict[str, Any]:
 
 def _page(report: DataReport, reason: str) -> Table:
     rows = [
-        [column.name, column.role, f"{column.missing:.1%}", f"{column.beyond:,}" if column.beyond else "", column.content]
+        [
+            column.name,
+            column.role,
+            "" if column.missing is None else f"{column.missing:.1%}",
+            f"{column.beyond:,}" if column.beyond else "",
+            column.content,
+        ]
         for column in report.columns
     ]
     verdict = "a training would refuse it" if report.check.problems else "it can be trained on"

@@ -33,6 +33,7 @@ __all__ = ["ColumnLine", "DataReport", "report_file", "report_table"]
 
 _SHOWN_LEVELS = 3
 _RARE_ROWS = 10
+_NOT_COMPARED = "not looked for, as no row can be used"
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,14 @@ class ColumnLine:
     Attributes:
         name: of the column.
         role: feature, own feature, target, id, time, or unused.
-        missing: share of the rows without a value.
+        missing: share of the rows without a value; None without a row that can be used.
         content: its levels with their shares, or its numbers from the smallest over the median to the largest.
         beyond: cells that were refused, such as numbers beyond the bounds.
     """
 
     name: str
     role: str
-    missing: float
+    missing: float | None
     content: str
     beyond: int
 
@@ -111,6 +112,11 @@ def report_table(
     name = TWIN_TYPES[twin_type].target(target).name
     check = check_reading(reading, twin_type, target, remarks)
     knowledge = _knowledge(reading.frame, twin_type, name)
+    if champion is None or reading.frame.empty:
+        drift, reason = None, _NOT_COMPARED if reading.frame.empty else "no champion to compare with"
+    else:
+        drift = column_shifts(_counts(reading.frame, champion), champion.baseline)
+        reason = f"against the training rows of {champion.model_id}"
     return DataReport(
         name=reading.name,
         check=check,
@@ -118,8 +124,8 @@ def report_table(
         facts=tuple(_facts(reading, twin_type)),
         suspects=tuple(_suspects(reading.frame, name, knowledge)),
         knowledge=tuple(knowledge),
-        drift=None if champion is None else column_shifts(_counts(reading.frame, champion), champion.baseline),
-        drift_reason="no champion to compare with" if champion is None else f"against the training rows of {champion.model_id}",
+        drift=drift,
+        drift_reason=reason,
     )
 
 
@@ -138,8 +144,8 @@ def _column_lines(reading: TableReading, twin_type: TwinType, target: str) -> li
         ColumnLine(
             str(column),
             role(str(column)),
-            float(frame[column].isna().mean()),
-            _content(frame[column], str(column)),
+            float(frame[column].isna().mean()) if len(frame) else None,
+            _content(frame[column], str(column)) if len(frame) else "",
             beyond[str(column)],
         )
         for column in frame
@@ -172,6 +178,8 @@ def _as_levels(column: pd.Series[Any], name: str) -> pd.Series[str]:
 def _facts(reading: TableReading, twin_type: TwinType) -> list[str]:
     frame = reading.frame
     facts = [f"{reading.n_rows:,} rows, {reading.n_bad:,} of them bad"]
+    if frame.empty:
+        return [*facts, "no row can be used: nothing is told of the columns but what was refused"]
     entity = entity_column(frame, twin_type)
     if entity is None:
         facts.append("no column names the entity of a row: each row counts as one")

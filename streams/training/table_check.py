@@ -186,7 +186,7 @@ def _bad_cells(cells: Sequence[BadCell]) -> Iterator[Finding]:
 
 def _problems(reading: TableReading, twin_type: TwinType, target: str) -> Iterator[Finding]:
     yield from _column_problems(reading.frame, twin_type, target)
-    if target in reading.frame:
+    if target in reading.frame and not reading.n_bad == reading.n_rows > 0:  # of bad rows alone nothing is concluded
         yield from _target_problems(reading.frame, twin_type, target)
 
 

@@ -14,7 +14,8 @@ from engine.fidelity.input_drift import histogram
 from schemas import BUILT_IN, Baseline, Brand, ModelCard, TwinModelMetrics, TwinType, in_effect
 from streams.cli import data
 from streams.cli.app import app
-from streams.tables import entity_columns, read_frame
+from streams.tables import TableOptions, convert_table, entity_columns, read_frame
+from streams.tables.raw import frame_table
 from streams.training.data_report import DataReport, _of_the_last_year, report_table
 
 N = 1500
@@ -124,6 +125,28 @@ def test_a_table_that_cannot_be_trained_on_has_its_problem_and_no_search_for_lea
     result = report(prescribers().drop(columns="prescribing_change"))
     assert result.knowledge == ()
     assert any("no column 'prescribing_change'" in str(problem) for problem in result.check.problems)
+
+
+def test_of_a_table_with_bad_rows_alone_nothing_is_told_but_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bad = prescribers(decile=77)
+    result = report_table(
+        convert_table(frame_table(bad), entity_columns(TwinType.HCP), TableOptions()), TwinType.HCP, champion=card(prescribers())
+    )
+    assert result.facts == (
+        "1,500 rows, 1,500 of them bad",
+        "no row can be used: nothing is told of the columns but what was refused",
+    )
+    assert {(column.missing, column.content) for column in result.columns} == {(None, "")}
+    assert [column.beyond for column in result.columns if column.name == "decile"] == [N]
+    assert (result.drift, result.suspects, result.knowledge) == (None, (), ())
+    assert str(result.check.problems[0]).startswith("1,500 of 1,500 rows are bad")
+    assert not any("too few" in str(problem) for problem in result.check.problems)
+    monkeypatch.chdir(tmp_path)
+    bad.to_csv("bad.csv", index=False)
+    output = CliRunner().invoke(app, ["data", "check", "bad.csv"])
+    assert output.exit_code == 1
+    assert "no row can be used" in output.stdout
+    assert "nan" not in output.stdout.lower()
 
 
 def test_the_command_prints_one_page_and_starts_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
