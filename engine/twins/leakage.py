@@ -10,7 +10,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from engine.twins.entities import folds
 from engine.twins.training_table import TrainingTable
-from schemas.arrays import Floats, Integers
+from schemas.arrays import Flags, Floats, Integers
 
 __all__ = ["FeatureKnowledge", "copied_columns", "feature_knowledge", "near_copies", "refuse_copies"]
 
@@ -38,7 +39,23 @@ AGAINST_OTHERS = 2.0
 
 _FOLDS = 5
 _MOST_ROWS = 20_000
-_COMPARED_ROWS = 5_000
+_FIRST_ROWS = 1_000
+"""Rows on which pairs of columns are compared first; only those that are alike there are compared on all."""
+
+_PAIR = 0.995
+"""Absolute rank correlation with the target from which two columns together make it."""
+
+_LESS_UNKNOWN = 0.25
+"""Two columns make the target when their correlation lacks at most this share of what that of the better one alone lacks."""
+
+_ABSENCE = 0.9
+"""2 AUC - 1 of the target from which rows without a value are those with a high, or a low, target."""
+
+_FREQUENT = 0.1
+"""Share of the rows from which one value of the target is left out of the comparison of pairs."""
+
+_MIN_ABSENT = 20
+_MOST_DECIMALS = 6
 _LEAVES = 32
 _TOLERANCE = 1e-6
 _EQUAL_SHARE = 0.99
@@ -53,14 +70,17 @@ class FeatureKnowledge(NamedTuple):
     Attributes:
         name: of the feature.
         alone: score of the feature alone on rows that were not learned: R2, or 2 AUC - 1 where the target has two values.
-        others: the same of all other features together; None where it was not needed or there are none.
+        others: the same of all other features together, less those that may know the target too; None where it was not needed
+            or there are none.
         correlation: absolute rank correlation of a number with the target; 0 for levels.
+        absence: how well the rows without a value of the feature are told from the others by the target, 2 AUC - 1; 0 for few.
     """
 
     name: str
     alone: float
     others: float | None
     correlation: float
+    absence: float = 0.0
 
     @property
     def is_copy(self) -> bool:
@@ -70,17 +90,30 @@ class FeatureKnowledge(NamedTuple):
     @property
     def is_suspect(self) -> bool:
         """Whether a person should look at the feature."""
-        return self.is_copy or (
-            self.alone >= ALONE and self.others is not None and self.alone > AGAINST_OTHERS * max(self.others, 0.0)
-        )
+        return self.is_copy or self.is_absent_by_target or self._is_alone
+
+    @property
+    def is_absent_by_target(self) -> bool:
+        """Whether a value is missing where the target is low, or high, and there alone."""
+        return self.absence >= _ABSENCE
+
+    @property
+    def _is_alone(self) -> bool:
+        return self.alone >= ALONE and self.others is not None and self.alone > AGAINST_OTHERS * max(self.others, 0.0)
 
     @property
     def suspicion(self) -> str:
         """Why a person should look at a suspect."""
         if self.is_copy:
             return f"{self.name!r} is nearly the target: rank correlation {self.correlation:.2f}, R2 {self.alone:.2f} by it alone"
+        if self.is_absent_by_target:
+            return (
+                f"{self.name!r} is missing where the target is at one end, and there alone (2 AUC - 1 of {self.absence:.2f}): is it"
+                " known before the outcome?"
+            )
         return (
-            f"{self.name!r} alone predicts the target with R2 {self.alone:.2f}, all other features together with {self.others:.2f}"
+            f"{self.name!r} alone predicts the target with R2 {self.alone:.2f}, all features that are no suspects together with"
+            f" {self.others:.2f}"
         )
 
 
@@ -100,19 +133,47 @@ def feature_knowledge(table: TrainingTable, seed: int = 0) -> list[FeatureKnowle
     if len(table) > _MOST_ROWS:
         table = table.take(np.sort(np.random.default_rng(seed).choice(len(table), _MOST_ROWS, replace=False)))
     numbers = {name: _numbers(table, name) for name in table.kinds}
-    alone = {name: _score(table, [name], numbers, seed) for name in table.kinds}
-    knowledge = [
+    single = [
         FeatureKnowledge(
             name,
-            score,
-            _score(table, [peer for peer in table.kinds if peer != name], numbers, seed)
-            if score >= ALONE and len(alone) > 1
-            else None,
+            _score(table, [name], numbers, seed),
+            None,
             0.0 if name in table.categorical else _rank_correlation(numbers[name], table.target),
+            _absence(table.features[name].isna().to_numpy(dtype=bool), table.target),
         )
-        for name, score in alone.items()
+        for name in table.kinds
     ]
-    return sorted(knowledge, key=lambda item: (-max(item.alone, item.correlation), item.name))
+    return sorted(_against_others(single, table, numbers, seed), key=lambda item: (-max(item.alone, item.correlation), item.name))
+
+
+def _against_others(
+    single: Sequence[FeatureKnowledge], table: TrainingTable, numbers: dict[str, Floats], seed: int
+) -> list[FeatureKnowledge]:
+    """What each feature knows, with the score of the others where it is needed.
+
+    Two features that know the target would hide each other: what is strong alone, or together with another column, is none of the
+    others. Where nothing else is left, the others are all but the feature itself.
+    """
+    strong = {item.name for item in single if item.alone >= ALONE}
+    suspects = {item.name for item in single if item.is_copy or item.is_absent_by_target}
+    rows = np.random.default_rng(seed).permutation(len(table))
+    counts = {name: column[rows] for name, column in numbers.items() if name not in table.categorical}
+    pairs = {name for pair in _pairs(counts, table.target[rows]) for name in (pair.first, pair.second)} if strong else set[str]()
+    rest = [name for name in table.kinds if name not in strong | suspects | pairs]
+    score = _score(table, rest, numbers, seed) if strong and rest else None
+
+    def others(name: str) -> float | None:
+        peers = [peer for peer in table.kinds if peer != name]
+        return _score(table, peers, numbers, seed) if score is None and peers else score
+
+    return [item._replace(others=others(item.name)) if item.name in strong else item for item in single]
+
+
+def _absence(absent: Flags, target: Floats) -> float:
+    """How well the target tells rows without a value from those with one, 2 AUC - 1 without its sign; 0 where either are few."""
+    if min(absent.sum(), (~absent).sum()) < _MIN_ABSENT:
+        return 0.0
+    return float(abs(2 * roc_auc_score(absent, target) - 1))
 
 
 def _numbers(table: TrainingTable, name: str) -> Floats:
@@ -160,10 +221,14 @@ def _goodness(predicted: Floats, target: Floats) -> float:
 
 
 def _rank_correlation(numbers: Floats, target: Floats) -> float:
+    return abs(_signed_rank_correlation(numbers, target))
+
+
+def _signed_rank_correlation(numbers: Floats, target: Floats) -> float:
     present = np.isfinite(numbers)
     if present.sum() < _MIN_ROWS or not np.ptp(numbers[present]) or not np.ptp(target[present]):
         return 0.0
-    return float(abs(np.corrcoef(rankdata(numbers[present]), rankdata(target[present]))[0, 1]))
+    return float(np.corrcoef(rankdata(numbers[present]), rankdata(target[present]))[0, 1])
 
 
 def refuse_copies(table: TrainingTable, target: str) -> None:
@@ -200,35 +265,84 @@ def _rank_correlations(table: TrainingTable) -> Iterator[tuple[str, float]]:
             yield name, _rank_correlation(_numbers(table, name), table.target)
 
 
-def copied_columns(frame: pd.DataFrame, target: str) -> Iterator[str]:
-    """Sentences on numbers from which the target is computed: another column in another unit, or two columns.
+def copied_columns(frame: pd.DataFrame, target: str, seed: int = 0) -> Iterator[str]:
+    """Sentences on pairs of numbers whose ratio or difference is the target, or has its order.
 
-    Looks at the first 5,000 rows and 60 columns of numbers.
+    Looks at the first 60 columns of numbers, and of a large table at some rows that are drawn. Ratios are rounded as the target is
+    written; where the columns are rounded too, the order of the rows shows it.
 
     Example:
         >>> frame = pd.DataFrame({"before": np.arange(1, 101.0), "after": np.arange(2, 102.0)})
         >>> list(copied_columns(frame.assign(change=frame["after"] / frame["before"] - 1), "change"))
         ["'after' / 'before' - 1 is the target: leave 'after' out"]
     """
-    frame = frame.iloc[:_COMPARED_ROWS]
     outcome = frame[target].to_numpy(dtype=float, na_value=np.nan)
+    rows = np.flatnonzero(np.isfinite(outcome))
+    rows = np.random.default_rng(seed).permutation(rows)[:_MOST_ROWS]
     names = [str(name) for name in frame.select_dtypes("number") if name != target][:_MOST_COLUMNS]
-    columns = {name: frame[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
-    for after in names:
-        for before in names:
-            if after == before:
-                continue
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = columns[after] / columns[before]
-                if _is_equal(ratio - 1, outcome):
-                    yield f"{after!r} / {before!r} - 1 is the target: leave {after!r} out"
-                elif _is_equal(columns[after] - columns[before], outcome):
-                    yield f"{after!r} - {before!r} is the target: leave {after!r} out"
+    columns = {name: frame[name].to_numpy(dtype=float, na_value=np.nan)[rows] for name in names}
+    for pair in _pairs(columns, outcome[rows]):
+        yield f"{pair.sentence}: leave {pair.first!r} out"
 
 
-def _is_equal(formula: Floats, outcome: Floats) -> bool:
+class _Pair(NamedTuple):
+    """Two columns that make the target, and how."""
+
+    first: str
+    second: str
+    sentence: str
+
+
+def _pairs(columns: Mapping[str, Floats], outcome: Floats) -> Iterator[_Pair]:
+    """Pairs of columns whose ratio or difference is the target, or has its order; the rows are in no order."""
+    values, counts = np.unique(outcome, return_counts=True)
+    if len(values) < _MIN_VALUES:
+        return
+    if counts.max() >= _FREQUENT * len(outcome):  # such as 0 where nothing was sold: most columns tell it from all else
+        others = outcome != values[counts.argmax()]
+        outcome, columns = outcome[others], {name: column[others] for name, column in columns.items()}
+    decimals = _decimals(outcome)
+    alone = {name: _rank_correlation(column, outcome) for name, column in columns.items()}
+    for earlier, later in combinations(columns, 2):
+        best = max(alone[earlier], alone[later])
+        for first, second in ((earlier, later), (later, earlier)):
+            pair = _pair(first, second, columns, outcome, decimals, best)
+            if pair is not None:
+                yield pair
+                break
+
+
+def _pair(
+    first: str, second: str, columns: Mapping[str, Floats], outcome: Floats, decimals: int | None, alone: float
+) -> _Pair | None:
+    """What two columns make of the target in this order; None where it is nothing."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        formulas = {" / ": columns[first] / columns[second], " - ": columns[first] - columns[second]}
+    for sign, formula in formulas.items():
+        values = formula if decimals is None else np.round(formula, decimals)
+        if abs(_signed_rank_correlation(values[:_FIRST_ROWS], outcome[:_FIRST_ROWS])) < COPY:
+            continue
+        name = f"{first!r}{sign}{second!r}"
+        if _is_equal(formula, outcome, decimals):
+            return _Pair(first, second, f"{name} is the target")
+        if sign == " / " and _is_equal(formula - 1, outcome, decimals):
+            return _Pair(first, second, f"{name} - 1 is the target")
+        correlation = _signed_rank_correlation(values, outcome)
+        if alone < COPY and correlation >= _PAIR and 1 - correlation <= _LESS_UNKNOWN * (1 - alone):
+            return _Pair(first, second, f"{name} has the order of the target, rank correlation {correlation:.4f}")
+    return None
+
+
+def _decimals(outcome: Floats) -> int | None:
+    """The decimals that all values are written with; None where they are more than are written by hand."""
+    written = (n for n in range(_MOST_DECIMALS + 1) if np.allclose(outcome, np.round(outcome, n), rtol=0, atol=1e-9))
+    return next(written, None)
+
+
+def _is_equal(formula: Floats, outcome: Floats, decimals: int | None) -> bool:
     present = np.isfinite(formula) & np.isfinite(outcome)
     if present.sum() < _MIN_ROWS or not np.ptp(outcome[present]):
         return False
-    close = np.isclose(formula[present], outcome[present], rtol=_TOLERANCE, atol=_TOLERANCE)
+    rounding = 0.0 if decimals is None else 0.5 * 10.0**-decimals
+    close = np.isclose(formula[present], outcome[present], rtol=_TOLERANCE, atol=_TOLERANCE + rounding)
     return bool(close.mean() >= _EQUAL_SHARE)
