@@ -21,13 +21,17 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IllegalGenerationError,
     IllegalSaslStateError,
+    InvalidTopicError,
     KafkaError,
     KafkaTimeoutError,
     KafkaUnavailableError,
+    MessageSizeTooLargeError,
     OffsetOutOfRangeError,
+    PolicyViolationError,
     ProducerClosed,
     QuotaViolationError,
     RebalanceInProgressError,
+    RecordListTooLargeError,
     ReplicaNotAvailableError,
     SaslAuthenticationFailed,
     StaleLeaderEpochCodeError,
@@ -52,6 +56,7 @@ __all__ = [
     "describe_error",
     "describe_fields",
     "describe_traceback",
+    "is_refused_send",
     "is_transient",
     "is_waited_for",
     "limit_text",
@@ -73,7 +78,7 @@ class Subject(StrEnum):
         RECORD: the record in work. It is refused or parked; nothing else waits for it.
         PARTITION: the partition in work. It waits, the others go on.
         DEPENDENCY: a service that does not answer for now. It is waited for.
-        CONFIGURATION: a setting, a permission or a table that an operator has to correct. It is waited for.
+        CONFIGURATION: a setting, also of a topic, a permission or a table that an operator has to correct. It is waited for.
     """
 
     RECORD = "record"
@@ -120,6 +125,9 @@ _KAFKA_OUTAGES = (
     UnknownMemberIdError,
 )
 """Errors that pass with the broker, a rebalance or the end of this process, and that the client does not retry itself."""
+_KAFKA_REFUSED_SENDS = (InvalidTopicError, MessageSizeTooLargeError, PolicyViolationError, RecordListTooLargeError)
+"""Errors of messages of the service itself: the settings of their topic do not take them."""
+_TOPIC_SETTINGS = "the settings of the topic, such as max.message.bytes"
 _KAFKA_PARTITION = (CorruptRecordException, OffsetOutOfRangeError)
 
 _RECORD_OS_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -174,6 +182,12 @@ def subject_of(error: BaseException) -> Subject:
     return Subject.RECORD if cause is None else subject_of(cause)
 
 
+def is_refused_send(error: BaseException) -> bool:
+    """Whether the settings of a topic do not take a message that the service sends to it."""
+    cause = _wrapped_cause(error)
+    return isinstance(error, _KAFKA_REFUSED_SENDS) or (cause is not None and is_refused_send(cause))
+
+
 def is_waited_for(error: BaseException) -> bool:
     """Whether the same action can succeed later without any change to its record, so that a running role waits."""
     return subject_of(error) is not Subject.RECORD
@@ -187,13 +201,15 @@ def is_transient(error: BaseException) -> bool:
 
 
 def setting_of(error: BaseException) -> str:
-    """The settings to check when an error is about the configuration, empty for any other error."""
+    """The settings to check, of the service or of a topic, when an error is about the configuration; empty for any other error."""
     if subject_of(error) is not Subject.CONFIGURATION:
         return ""
     if isinstance(error, asyncpg.PostgresError):
         return _POSTGRES_SETTING
     if isinstance(error, ssl.SSLError):
         return "TWIN_KAFKA_CA_FILE"
+    if isinstance(error, _KAFKA_REFUSED_SENDS):
+        return _TOPIC_SETTINGS
     if isinstance(error, KafkaError):
         return "TWIN_KAFKA_USERNAME and TWIN_KAFKA_PASSWORD"
     cause = _wrapped_cause(error)
@@ -212,7 +228,7 @@ def _postgres_subject(error: asyncpg.PostgresError) -> Subject:
 
 
 def _kafka_subject(error: KafkaError) -> Subject:
-    if isinstance(error, _KAFKA_AUTHENTICATION + _KAFKA_AUTHORIZATION):
+    if isinstance(error, _KAFKA_AUTHENTICATION + _KAFKA_AUTHORIZATION + _KAFKA_REFUSED_SENDS):
         return Subject.CONFIGURATION
     if isinstance(error, _KAFKA_PARTITION):
         return Subject.PARTITION

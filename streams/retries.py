@@ -19,6 +19,7 @@ from itertools import count
 from typing import Protocol, TypeAlias, TypeVar
 
 import stamina
+from aiokafka.errors import KafkaError
 from stamina.instrumentation import set_on_retry_hooks
 
 from schemas import Catalogue, in_effect
@@ -109,8 +110,8 @@ async def _attempt(action: Callable[[], Awaitable[T]], part: str, waits_for: Wai
 
 
 def _record_failure(error: Exception, part: str, witness: object) -> None:
-    """Record a failed attempt that is waited for; one about a record or a partition is no outage."""
-    if subject_of(error) in (Subject.DEPENDENCY, Subject.CONFIGURATION):
+    """Record a failed attempt that is waited for; one about a record or a partition is no outage, unless Kafka refuses it."""
+    if subject_of(error) in (Subject.DEPENDENCY, Subject.CONFIGURATION) or isinstance(error, KafkaError):
         OUTAGES.record_failure(part_of(error, OUTAGES.likely_part(part)), witness, error, threshold=_OUTAGE_ATTEMPTS)
     else:
         LOG.warning("the work fails and is tried again: %s: %s", type(error).__name__, describe_error(error))

@@ -27,7 +27,7 @@ from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, start_refusal_counters
 from streams.kafka.record_slices import RefusalSlice, process_slices
 from streams.metrics import EXPERIMENT_WARNINGS
-from streams.retries import process_event, report_failure
+from streams.retries import any_error, process_event, report_failure, retry_transient
 from streams.services import Services
 from streams.simulation import (
     ImplausibleExperiment,
@@ -140,10 +140,17 @@ async def _publish(app: TwinApp, effects: EffectsEvent) -> None:
 
 
 async def _publish_new(app: TwinApp, effects: EffectsEvent) -> None:
-    """Publish a new version, and after it the prior that a person has chosen, where that holds."""
-    await _publish(app, effects)
-    campaign = effects.prior.intervention_type
-    await publish_choice(app.pool, effects.line, catalogue_prior, partial(_publish, app), after=campaign)
+    """Publish a new version, and after it the prior that a person has chosen, where that holds.
+
+    It is tried until it succeeds, whatever it raises: the version is stored and in effect, so its experiment is no bad record.
+    """
+
+    async def publish() -> None:
+        await _publish(app, effects)
+        campaign = effects.prior.intervention_type
+        await publish_choice(app.pool, effects.line, catalogue_prior, partial(_publish, app), after=campaign)
+
+    await retry_transient(publish, part="kafka", waits_for=any_error)
 
 
 async def _process(app: TwinApp, services: Services, record: KafkaRecord) -> None:

@@ -8,7 +8,7 @@ from streams.ingestion import rows
 from streams.ingestion.rows import IngestResult
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import publish_dead_letters
-from streams.retries import report_failure, retry_transient
+from streams.retries import any_error, report_failure, retry_transient
 
 __all__ = ["publish_result"]
 
@@ -27,7 +27,7 @@ async def publish_result(app: TwinApp, result: IngestResult) -> None:
                 report_failure(app.role, "publication", error)
             raise
 
-    await retry_transient(publish, part="kafka", waits_for=lambda _: True)
+    await retry_transient(publish, part="kafka", waits_for=any_error)
 
 
 async def _publish(app: TwinApp, result: IngestResult) -> None:

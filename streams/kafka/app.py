@@ -16,7 +16,7 @@ from yarl import URL
 from schemas import Catalogue, Event
 from sql.catalogue_store import follow_catalogue
 from sql.database import Pool, open_pool
-from streams.errors import is_transient, is_waited_for
+from streams.errors import is_refused_send, is_transient, is_waited_for
 from streams.kafka.batch_consumer import BatchSchema, BatchTransport, StartOffset, StartOffsetFinder
 from streams.kafka.clients import MAX_PARTITION_FETCH_BYTES
 from streams.kafka.parking import Parking
@@ -217,10 +217,13 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
         """Pass an event to the producer, and return an awaitable that completes when all replicas have stored it."""
         all_headers = [*event_headers(event, self.role), *(headers or [])]
         producer = await self.maybe_start_producer()  # a send through Faust's topic does the same at twice the cost
-        sent: asyncio.Future[Any] = await producer.send(
-            topic_of(type(event)), key.encode(), event_value(event), partition, None, all_headers
-        )
-        sent.add_done_callback(self._on_sent)
+        topic, value = topic_of(type(event)), event_value(event)
+        try:
+            sent: asyncio.Future[Any] = await producer.send(topic, key.encode(), value, partition, None, all_headers)
+        except Exception as error:
+            _note_topic(error, topic, len(value))
+            raise
+        sent.add_done_callback(partial(self._on_sent, topic, len(value)))
         return sent
 
     async def send_batches(self, topic: str, partition: int, records: Iterable[RawRecord]) -> None:
@@ -231,15 +234,19 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
             if batches[-1].append(timestamp=None, **record._asdict()) is None:  # it is full; an empty batch takes any record
                 batches.append(producer.create_batch())
                 batches[-1].append(timestamp=None, **record._asdict())
-        pending = [await producer.send_batch(batch, topic, partition=partition) for batch in batches if batch.record_count()]
-        for sent in pending:
-            sent.add_done_callback(self._on_sent)
+        pending = []
+        for batch in batches:
+            if batch.record_count():
+                pending.append(sent := await producer.send_batch(batch, topic, partition=partition))
+                sent.add_done_callback(partial(self._on_sent, topic, batch.size()))
         for sent in pending:
             await sent
 
-    def _on_sent(self, sent: asyncio.Future[Any]) -> None:
+    def _on_sent(self, topic: str, size: int, sent: asyncio.Future[Any]) -> None:
         """End the app when its producer has ended; any other error concerns one message, and is raised where that is awaited."""
         error = None if sent.cancelled() else sent.exception()
+        if error is not None:
+            _note_topic(error, topic, size)
         has_ended = type(error) is KafkaError or isinstance(error, _PRODUCER_ENDED)  # aiokafka's sender ends with the bare class
         if error is not None and has_ended:
             self.crash_on_send_error(error)
@@ -247,6 +254,12 @@ class TwinApp(faust.App):  # type: ignore[misc]  # untyped
     def crash_on_send_error(self, error: BaseException) -> None:
         """End the app because a message could not be sent."""
         self._crash_task = self._crash_task or asyncio.get_running_loop().create_task(self.crash(error))
+
+
+def _note_topic(error: BaseException, topic: str, size: int) -> None:
+    """Let an error tell which topic did not take a message of ``size`` bytes."""
+    if is_refused_send(error) and not getattr(error, "__notes__", ()):
+        error.add_note(f"the topic {topic} does not take {size} bytes of this service")
 
 
 class _SendErrorSensor(faust.Sensor):  # type: ignore[misc]  # untyped

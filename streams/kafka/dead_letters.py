@@ -15,7 +15,7 @@ from sql.database import Database, transaction
 from sql.dead_letter_store import RefusedRecord, add_refused_once, mark_refused_sent, refusal_id
 from sql.park_store import PARKED as PARKED_KIND
 from streams.bounds import UNPARSED_HEADERS, OutOfBounds
-from streams.errors import ContainsNul, describe_error, describe_traceback, is_waited_for, limit_text
+from streams.errors import ContainsNul, describe_error, describe_traceback, is_refused_send, is_waited_for, limit_text
 from streams.kafka.app import TwinApp
 from streams.kafka.parking import FIRST_OFFSET_HEADER, ParkRequested, first_offset_of
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord
@@ -171,7 +171,7 @@ async def _publish_part(app: TwinApp, partition: int, refused: Sequence[RefusedR
     try:
         await app.send_batches(DEAD_LETTERS, partition, map(dead_letter_record, refused))
     except Exception as error:
-        if is_waited_for(error):
+        if is_waited_for(error) and not is_refused_send(error):  # the topic may take the others
             raise
         if len(refused) == 1:  # it is stored, and tried again once a minute
             report_failure(app.role, "dead letters", error)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from schemas import SimulationAnswer
 from sql.simulation_queue_store import Lane, LostSimulationLease, SimulationLease, finish_leased, remove_simulations
-from streams.errors import describe_error, is_waited_for
+from streams.errors import describe_error, is_refused_send, is_waited_for
 from streams.kafka.app import TwinApp
 from streams.metrics import COMPUTED_SIMULATIONS, LARGE_SIMULATION_SECONDS, SIMULATION_SECONDS, SIMULATIONS
 from streams.outages import OUTAGES
@@ -23,7 +23,7 @@ from streams.retries import process_event, report_failure, retry_transient, trac
 from streams.simulation.held_leases import HeldLeases
 from streams.simulation.simulator import failed
 
-__all__ = ["AnswerPublisher", "Answered", "failure", "publish_answers"]
+__all__ = ["AnswerPublisher", "AnswerRefused", "Answered", "failure", "publish_answers"]
 
 LOG = logging.getLogger(__name__)
 
@@ -31,6 +31,10 @@ _DURATIONS = {"small": SIMULATION_SECONDS, "large": LARGE_SIMULATION_SECONDS, "s
 _MAX_UNSTORED, _MAX_UNREMOVED = 64, 64
 _PAUSE_S = 0.5
 _REFUSED_IN_A_ROW = 5  # answers, after which not one of them is the reason: it is replaced by a short one
+
+
+class AnswerRefused(Exception):
+    """The topic of answers does not take one that others need not wait for."""
 
 
 class Answered(NamedTuple):
@@ -148,14 +152,21 @@ async def publish_answers(app: TwinApp, answers: Sequence[SimulationAnswer]) -> 
     """Publish stored answers, or rejections of ids that are stored with other content, as few batches.
 
     A topic that takes none of them, such as one for smaller messages, is an outage until it takes some: the role is not ready.
+
+    Raises:
+        AnswerRefused: when the topic does not take one of them.
+        Exception: any other reason for which they are not published.
     """
     try:
         for sent in [await app.send_event(answer, key=str(answer.simulation_id)) for answer in answers]:
             await sent
     except Exception as error:
         report_failure(app.role, "publication of answers", error)
-        if not is_waited_for(error):  # else whoever repeats it records it
+        is_refused = is_refused_send(error)
+        if is_refused or not is_waited_for(error):  # else whoever repeats it records it
             OUTAGES.record_failure("kafka", publish_answers, error, threshold=_REFUSED_IN_A_ROW)
+        if is_refused:
+            raise AnswerRefused(describe_error(error)) from error
         raise
     OUTAGES.recover(publish_answers)
     for answer in answers:

@@ -20,6 +20,7 @@ from streams.errors import (
     Subject,
     describe_error,
     describe_traceback,
+    is_refused_send,
     is_transient,
     is_waited_for,
     setting_of,
@@ -67,6 +68,10 @@ ABOUT_THE_CONFIGURATION = [
     (aiokafka.errors.SaslAuthenticationFailed("password"), "TWIN_KAFKA_USERNAME and TWIN_KAFKA_PASSWORD"),
     (aiokafka.errors.AuthenticationFailedError("password"), "TWIN_KAFKA_USERNAME and TWIN_KAFKA_PASSWORD"),
     (ssl.SSLCertVerificationError("self-signed"), "TWIN_KAFKA_CA_FILE"),
+    (aiokafka.errors.MessageSizeTooLargeError("1100 bytes"), "the settings of the topic, such as max.message.bytes"),
+    (aiokafka.errors.RecordListTooLargeError(), "the settings of the topic, such as max.message.bytes"),
+    (aiokafka.errors.InvalidTopicError("a b"), "the settings of the topic, such as max.message.bytes"),
+    (aiokafka.errors.PolicyViolationError(), "the settings of the topic, such as max.message.bytes"),
 ]
 ABOUT_A_PARTITION = [
     PartitionError("every record fails alike"),
@@ -90,7 +95,6 @@ ABOUT_THE_RECORD = [
     asyncpg.NumericValueOutOfRangeError("bigint out of range"),
     asyncpg.CharacterNotInRepertoireError("invalid byte sequence"),
     asyncpg.DataError("invalid input for query argument $1, connection closed"),
-    aiokafka.errors.MessageSizeTooLargeError("too large"),
     aiokafka.errors.RecordTooLargeError("too large"),
     MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST),
 ]
@@ -139,7 +143,8 @@ def test_a_start_waits_for_a_rotated_password_and_ends_for_a_missing_database():
     [
         (aiokafka.errors.KafkaConnectionError("no broker"), Subject.DEPENDENCY),
         (aiokafka.errors.TopicAuthorizationFailedError("outcome-events"), Subject.CONFIGURATION),
-        (aiokafka.errors.MessageSizeTooLargeError("too large"), Subject.RECORD),
+        (aiokafka.errors.MessageSizeTooLargeError("too large"), Subject.CONFIGURATION),
+        (aiokafka.errors.RecordTooLargeError("too large"), Subject.RECORD),
     ],
     ids=name,
 )
@@ -147,6 +152,7 @@ def test_an_error_that_a_client_library_wraps_is_about_what_its_cause_is_about(c
     wrapped = ProducerSendError("sending")
     wrapped.__cause__ = cause
     assert subject_of(wrapped) is subject
+    assert is_refused_send(wrapped) is is_refused_send(cause) is isinstance(cause, aiokafka.errors.MessageSizeTooLargeError)
     unrelated = ValueError("bad")
     unrelated.__cause__ = cause
     assert subject_of(unrelated) is Subject.RECORD

@@ -6,12 +6,14 @@ import asyncio
 from dataclasses import dataclass
 
 import pytest
+from aiokafka.errors import MessageSizeTooLargeError, UnsupportedForMessageFormatError
 from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
 
 from schemas import BUILT_IN, Catalogue, catalogue_in_effect, install
 from streams import retries
 from streams.metrics import OUTAGES, REGISTRY
-from streams.retries import oldest_unfinished_s, process_event, retry_transient, track_unfinished
+from streams.outages import OUTAGES as CURRENT_OUTAGES
+from streams.retries import any_error, oldest_unfinished_s, process_event, retry_transient, track_unfinished
 
 
 @dataclass
@@ -44,6 +46,24 @@ async def test_transient_failures_are_retried_and_counted():
     before = OUTAGES.labels(part="trial")._value.get()
     assert await retry_transient(failing(ConnectionError(), TimeoutError(), OSError()), part="trial") == "done"
     assert OUTAGES.labels(part="trial")._value.get() - before == 3
+
+
+async def test_what_kafka_refuses_again_and_again_is_told_as_an_outage_until_it_is_done():
+    errors = [MessageSizeTooLargeError(), MessageSizeTooLargeError(), UnsupportedForMessageFormatError()]
+    for error in errors:
+        error.add_note("the topic fidelity-errors does not take 1100 bytes of this service")
+    out = []
+
+    async def publish():
+        out.extend(f"{outage.part}: {outage.error}" for outage in CURRENT_OUTAGES.current())
+        if errors:
+            raise errors.pop(0)
+
+    await retry_transient(publish, part="kafka", waits_for=any_error)
+    (text,) = out
+    assert text.startswith("kafka: UnsupportedForMessageFormatError")
+    assert "the topic fidelity-errors does not take 1100 bytes" in text
+    assert CURRENT_OUTAGES.current() == []
 
 
 async def test_other_failures_are_raised_at_once():

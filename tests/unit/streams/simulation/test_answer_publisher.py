@@ -10,9 +10,10 @@ from uuid import UUID
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError
 
+from streams.errors import is_waited_for
 from streams.metrics import REGISTRY
 from streams.outages import OUTAGES
-from streams.simulation.answer_publisher import publish_answers
+from streams.simulation.answer_publisher import AnswerRefused, publish_answers
 from streams.simulation.simulator import failed
 
 ANSWER = failed(UUID(int=1), "its bounds")
@@ -40,8 +41,9 @@ async def test_a_topic_that_takes_no_answer_at_all_is_an_outage_until_it_takes_o
     app = an_app(*[MessageSizeTooLargeError("1100 bytes")] * 5, None)
     for n_failed in range(5):
         assert (n_failed, OUTAGES.has("kafka")) == (n_failed, False)
-        with pytest.raises(MessageSizeTooLargeError):
+        with pytest.raises(AnswerRefused, match="1100 bytes") as refused:
             await publish_answers(app, [ANSWER])
+        assert not is_waited_for(refused.value)  # the answer is replaced by a short one, and holds up no other
     assert "MessageSizeTooLarge" in OUTAGES.current()[0].error
     assert REGISTRY.get_sample_value("twin_task_failures_total", labels) == before + 5
 
