@@ -26,6 +26,7 @@ from streams.cli import connection
 from streams.cli.app import app
 from streams.client.twin_client import TwinClient
 from streams.kafka import open_admin, open_consumer
+from streams.kafka.topic_watch import WATCHED_TOPICS, TopicWatch
 from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, TOPICS, create_topics, topic_of
 from streams.registry import MlflowRegistry, prepare_store
 from streams.settings import PORTS, Role, Settings
@@ -65,6 +66,7 @@ async def empty_kafka(kafka_bootstrap: str) -> str:
             await admin.delete_topics(ours)
             await asyncio.sleep(0.1)
     await create_topics(settings)
+    vars(WATCHED_TOPICS).update(vars(TopicWatch()))  # a process of its own would not know those of the test before
     return kafka_bootstrap
 
 

@@ -22,7 +22,7 @@ from tests.outcomes import TOPIC, make_card, make_line, outcome
 from tests.polling import committed_offsets, until
 
 EXPERIMENTS = "experiment-results"
-SOON_S = 15.0
+SOON_S = 60.0
 
 
 @pytest.fixture
