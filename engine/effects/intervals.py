@@ -81,7 +81,9 @@ def standard_deviation(values: Floats) -> float:
         (1.0, 0.74)
     """
     if np.isfinite(values).all():
-        return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        if len(values) < 2 or values.min() == values.max():  # the mean of equal values may be rounded, by some processors
+            return 0.0
+        return float(values.std(ddof=1))
     finite = values[np.isfinite(values)]
     return float(np.subtract(*np.quantile(finite, [0.75, 0.25]))) / _IQR_OF_NORMAL if len(finite) else 0.0
 
