@@ -266,7 +266,8 @@ def _level_problems(catalogue: Catalogue) -> Iterator[Problem]:
             yield ("levels", column), _no_feature(column, catalogue)
         elif kinds != {"category"}:
             kind = min(kinds - {"category"})
-            yield ("levels", column), f"{column!r} is no category but a feature of kind {kind}: only categories have levels"
+            a_flag = "; what the texts of a flag mean is said in the mapping of a table, by its levels" if kind == "flag" else ""
+            yield ("levels", column), f"{column!r} is no category but a feature of kind {kind}: only categories have levels{a_flag}"
         levels_by_key: dict[str, str] = {}
         for level, spellings in levels.items():
             for text in (level, *spellings):

@@ -77,6 +77,12 @@ TARGET = """twin_types:
         ("levels:\n  regoin: {south: [S]}", 2, 11, "no twin type has the feature 'regoin': did you mean 'region'? declare it"),
         ("levels:\n  decile: {one: [a]}", 2, 11, "'decile' is no category but a feature of kind integer"),
         (
+            "twin_types: {hcp: {features: {accredited: {kind: flag}}}}\nlevels:\n  accredited: {'yes': [tak]}",
+            3,
+            15,
+            "what the texts of a flag mean is said in the mapping of a table, by its levels",
+        ),
+        (
             "campaigns:\n  a: {channel: mail, past_experiments: [{effect: 5, standard_error: 0.5}]}",
             2,
             50,
