@@ -1,6 +1,7 @@
 """Time from a clone to the first answer on an own table: the commands of docs/guide.md up to the first simulation.
 
-``python3 tests/bench/first_answer.py [REPOSITORY]`` in an empty folder, with any Python 3.11; it needs nothing that is installed.
+``python3 tests/bench/first_answer.py [FOLDER]``, the folder of a repository, by default this one. Run it in an empty folder, by any
+Python 3.11; it needs nothing that is installed.
 The packages come from where pip takes them, so that a warm cache shortens the installation.
 """
 
@@ -74,4 +75,4 @@ def main(repository: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else str(Path(__file__).parents[2]))
+    main(str(Path(sys.argv[1]).resolve()) if len(sys.argv) > 1 else str(Path(__file__).parents[2]))
