@@ -181,11 +181,17 @@ class RetrainEvent(Event):
 
 
 class ModelEvent(Event):
-    """The complete state of a model line after a change; the highest ``generation`` is the valid one."""
+    """The complete state of a model line after a change; the highest ``generation`` is the valid one.
+
+    Attributes:
+        decided_by: the person or the program whose decision it was; empty for what the service does by itself.
+    """
 
     line: str
     generation: Whole = Field(ge=0)
-    happened: Literal["trained", "promoted", "suggested", "rejected", "rolled_back", "failed", "policy", "stopped"]
+    happened: Literal[
+        "trained", "promoted", "suggested", "rejected", "rolled_back", "failed", "policy", "stopped", "approved", "refused"
+    ]
     at: Moment
     model_id: UUID
     champion: UUID | None
@@ -193,6 +199,7 @@ class ModelEvent(Event):
     retrain_id: UUID | None = None
     reason: str = ""
     comparison: dict[str, Any] = Field(default_factory=dict)
+    decided_by: str = ""
 
 
 class EffectsChoice(Frozen):

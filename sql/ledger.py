@@ -176,7 +176,7 @@ class Ledger:
         )
         return ModelEvent(**row) if row is not None and row["happened"] == "stopped" else None
 
-    async def set_policy(self, line: str, policy: str, reason: str = "") -> ModelEvent:
+    async def set_policy(self, line: str, policy: str, reason: str = "", *, decided_by: str = "") -> ModelEvent:
         """Choose how much the line does by itself; earlier retrains without a gain no longer count.
 
         Raises:
@@ -187,7 +187,8 @@ class Ledger:
         async with transaction(self._database) as connection:
             state = await lock_line(connection, line)
             change = f"{await Ledger(connection).policy(line)} -> {policy}"
-            return await _set_policy(connection, state, "policy", policy, "; ".join(filter(None, [change, reason])))
+            cause = Cause("; ".join(filter(None, [change, reason])), decided_by=decided_by)
+            return await _set_policy(connection, state, "policy", policy, cause)
 
     async def register_model(
         self, card: ModelCard, sha256: str, *, retrain_id: UUID | None = None, pane_s: float = 300.0, window_s: float = 3600.0
@@ -212,6 +213,7 @@ class Ledger:
         comparison: Mapping[str, Any] | None = None,
         not_before: datetime | None = None,
         judged: JudgedAgainst | None = None,
+        decided_by: str = "",
     ) -> ModelEvent:
         """Make a model champion from now on, but not before ``not_before``, nor before any source's watermark.
 
@@ -224,7 +226,7 @@ class Ledger:
             StaleRetrain: when the model that the retrain was requested against is no longer champion.
             ChampionChanged: when another model than that of ``judged`` is champion.
         """
-        cause = Cause(reason, retrain_id, fence, comparison or {})
+        cause = Cause(reason, retrain_id, fence, comparison or {}, decided_by)
         async with transaction(self._database) as connection:
             state = await lock_line(connection, line)
             if retrain_id is None and state.champion == model_id:
@@ -273,21 +275,33 @@ class Ledger:
             await _stop_without_gain(connection, line)
             return event
 
-    async def roll_back(self, line: str, reason: str, *, to: UUID | None = None) -> ModelEvent:
+    async def roll_back(
+        self,
+        line: str,
+        reason: str,
+        *,
+        to: UUID | None = None,
+        judged: JudgedAgainst | None = None,
+        decided_by: str = "",
+    ) -> ModelEvent:
         """Make an earlier model champion again: the one before the present champion, unless ``to`` names another.
 
+        With ``judged`` the line must still have that champion.
+
         Raises:
+            ChampionChanged: when another model than that of ``judged`` is champion.
             UnknownLine: when there is no such line.
             UnknownModel: when the line has no such model.
             NoPredecessor: when there was no champion before.
         """
         async with transaction(self._database) as connection:
             state = await lock_line(connection, line)
+            check_judged_against(state, judged)
             earlier = to or await connection.fetchval(PREDECESSOR, line, state.champion)
             if earlier is None or earlier == state.champion:
                 raise NoPredecessor(f"{line} has no champion before {state.champion} to go back to")
             await check_model(connection, line, earlier)
-            return await change_champion(connection, state, "rolled_back", earlier, Cause(reason))
+            return await change_champion(connection, state, "rolled_back", earlier, Cause(reason, decided_by=decided_by))
 
     async def record_effect(self, promotion: Promotion, effect: PromotionEffect) -> ModelEvent | None:
         """Store a measured effect of a promotion, and return the event that follows from it for the line, if any.
@@ -317,12 +331,12 @@ async def _stop_without_gain(connection: Connection, line: str) -> ModelEvent | 
         f"{MAX_RETRAINS_WITHOUT_GAIN} retrains in a row brought no gain ({', '.join(str(gain.retrain_id) for gain in gains)}): "
         f"the next ones wait for approval, until a person chooses the policy again"
     )
-    return await _set_policy(connection, await lock_line(connection, line), "stopped", "approve", reason)
+    return await _set_policy(connection, await lock_line(connection, line), "stopped", "approve", Cause(reason))
 
 
 async def _set_policy(
-    connection: Connection, state: LockedLine, happened: Literal["policy", "stopped"], policy: str, reason: str
+    connection: Connection, state: LockedLine, happened: Literal["policy", "stopped"], policy: str, cause: Cause
 ) -> ModelEvent:
     await connection.execute("UPDATE model_lines SET policy = $2 WHERE line = $1", state.line, policy)
     last = await Ledger(connection).state(state.line)
-    return await append_event(connection, state, happened, state.champion or last.model_id, Cause(reason))
+    return await append_event(connection, state, happened, state.champion or last.model_id, cause)

@@ -45,7 +45,7 @@ WITH_CHAMPION = "SELECT line FROM model_lines WHERE champion IS NOT NULL ORDER B
 
 LOCK_LINE = "SELECT champion, generation FROM model_lines WHERE line = $1 FOR UPDATE"
 
-_EVENT = "line, generation, happened, at, model_id, champion, effective_from, retrain_id, reason, comparison"
+_EVENT = "line, generation, happened, at, model_id, champion, effective_from, retrain_id, reason, comparison, decided_by"
 
 EVENTS = f"SELECT {_EVENT} FROM model_ledger"  # noqa: S608  # our own constant
 
@@ -63,8 +63,9 @@ SELECT greatest(clock_timestamp(), $2::timestamptz, (SELECT max(watermark) FROM 
                 (SELECT max(effective_from) FROM model_ledger WHERE line = $1) + interval '1 microsecond')"""
 
 APPEND_EVENT = f"""
-INSERT INTO model_ledger (line, generation, happened, model_id, champion, effective_from, retrain_id, reason, comparison)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+INSERT INTO model_ledger (line, generation, happened, model_id, champion, effective_from, retrain_id, reason, comparison,
+                          decided_by)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 RETURNING {_EVENT}"""  # noqa: S608  # our own constant
 
 UPDATE_LINE = """
@@ -105,12 +106,16 @@ class JudgedAgainst(NamedTuple):
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a line changes: the reason in words, the comparison behind it, and the retrain with its holder's fencing number."""
+    """Why a line changes: the reason in words, the comparison behind it, and the retrain with its holder's fencing number.
+
+    ``decided_by`` is the person or the program whose decision it is; empty for what the service does by itself.
+    """
 
     reason: str = ""
     retrain_id: UUID | None = None
     fence: int | None = None
     comparison: Mapping[str, Any] = field(default_factory=dict)
+    decided_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,7 @@ async def append_event(connection: Connection, state: LockedLine, happened: str,
     """
     generation = state.generation + 1
     await connection.execute(UPDATE_LINE, state.line, generation, state.champion, state.since)
-    fields = (model_id, state.champion, state.since, cause.retrain_id, cause.reason, dict(cause.comparison))
+    fields = (model_id, state.champion, state.since, cause.retrain_id, cause.reason, dict(cause.comparison), cause.decided_by)
     try:
         rows = await connection.fetch(APPEND_EVENT, state.line, generation, happened, *fields)
     except asyncpg.ForeignKeyViolationError:

@@ -195,7 +195,8 @@ _MODELS_FROM = """(
     SELECT m.model_id, m.line, m.model_type, m.trained_at, m.training_samples, (m.metrics ->> 'fidelity')::float8 AS fidelity,
            (m.baseline ->> 'mae')::float8 AS mae,
            CASE WHEN l.champion = m.model_id THEN 'champion' ELSE coalesce((
-               SELECT g.happened FROM model_ledger g WHERE g.model_id = m.model_id ORDER BY g.generation DESC LIMIT 1
+               SELECT g.happened FROM model_ledger g
+               WHERE g.model_id = m.model_id AND g.happened NOT IN ('approved', 'refused') ORDER BY g.generation DESC LIMIT 1
            ), '') END AS state
     FROM digital_twin_models m LEFT JOIN model_lines l USING (line)
 ) m

@@ -20,14 +20,12 @@ from sql.model_card_rows import UnknownModel
 __all__ = [
     "MAX_TRIES",
     "LostLease",
-    "NotWaiting",
     "RetrainLimits",
     "RetrainRequest",
     "RetrainStatus",
     "TrainingJob",
     "TrainingOutcome",
     "UnknownRequest",
-    "approve",
     "close_request",
     "enqueue",
     "find_retrain",
@@ -42,7 +40,7 @@ __all__ = [
 ]
 
 TrainingOutcome = Literal["promoted", "suggested", "rejected", "failed", "stale"]
-RetrainStatus = Literal["queued", "running", "promoted", "suggested", "rejected", "failed", "stale"]
+RetrainStatus = Literal["queued", "running", "promoted", "suggested", "rejected", "failed", "stale", "refused"]
 
 MAX_TRIES = 3
 """Number of workers that may start a training without finishing it."""
@@ -155,10 +153,6 @@ PUT_BACK = "UPDATE retrain_requests SET status = 'queued', tries = tries - 1 WHE
 
 RECORD_TRAINING_ROWS = "UPDATE retrain_requests SET learned = $2 WHERE retrain_id = $1"
 
-APPROVE = """
-UPDATE retrain_requests SET approved_at = coalesce(approved_at, clock_timestamp())
-WHERE retrain_id = $1 AND status = 'queued'"""
-
 FINISHED_TRAININGS = f"SELECT count(*) FROM retrain_requests WHERE model_id = $1 AND status IN {_TRAINED}"  # noqa: S608  # our own constant
 
 
@@ -171,10 +165,6 @@ class UnknownRequest(LookupError):
 
     def __init__(self, retrain_id: UUID) -> None:
         super().__init__(f"no retrain request {retrain_id}")
-
-
-class NotWaiting(ValueError):
-    """The request does not wait for approval."""
 
 
 @dataclass(frozen=True)
@@ -338,23 +328,6 @@ async def put_back(database: Database, job: TrainingJob) -> None:
 async def record_training_rows(database: Database, retrain_id: UUID, summary: dict[str, Any]) -> None:
     """Store a summary of the rows that a challenger is trained on."""
     await database.execute(RECORD_TRAINING_ROWS, retrain_id, summary)
-
-
-async def approve(database: Database, retrain_id: UUID) -> None:
-    """Let a queued request start, whatever it waits for; approving twice changes nothing.
-
-    Raises:
-        UnknownRequest: when there is none.
-        NotWaiting: when it is running or has ended, or the line's policy is off.
-    """
-    async with transaction(database) as connection:
-        retrain = await find_retrain(connection, retrain_id)
-        if await connection.fetchval("SELECT policy FROM model_lines WHERE line = $1", retrain.line) == "off":
-            raise NotWaiting(
-                f"the policy of {retrain.line} is off: choose another one first, twinstream models policy {retrain.line} approve"
-            )
-        if await connection.execute(APPROVE, retrain_id) == "UPDATE 0":
-            raise NotWaiting(f"retrain {retrain_id} is {retrain.status} and does not wait for approval")
 
 
 async def finished_trainings(database: Database, model_id: UUID) -> int:

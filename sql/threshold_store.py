@@ -46,6 +46,11 @@ class ThresholdChange(NamedTuple):
     changed_by: str
     reason: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """The version as JSON values."""
+        changed_at = self.changed_at.isoformat() if self.changed_at else None
+        return self.thresholds.model_dump() | {"changed_at": changed_at, "changed_by": self.changed_by, "reason": self.reason}
+
 
 async def line_thresholds(database: Database, line: str) -> LineThresholds:
     """The present thresholds of a line."""

@@ -176,12 +176,16 @@ add_lazy_commands(_models, "streams.cli.thresholds", {"thresholds": "Show or cha
 add_lazy_commands(
     _group(
         "retrain",
-        "List the retrains that drift requested, and approve them.",
+        "List retrains that drift requested, and decide on them.",
         "twinstream retrain list hcp:kisqali:prescribing_change",
         "twinstream retrain approve 1a2b3c4d",
     ),
     "streams.cli.retrains",
-    {"list": "List the retrains of LINE, newest first.", "approve": "Approve the retrain ID, so that a trainer starts it next."},
+    {
+        "list": "List the retrains of LINE, newest first.",
+        "approve": "Approve the retrain ID, so that a trainer starts it next.",
+        "refuse": "Refuse the retrain ID, so that no trainer starts it.",
+    },
 )
 add_lazy_commands(app, "streams.cli.retrains", {"why": "Explain why a retrain was requested and what came of it."})
 add_lazy_commands(

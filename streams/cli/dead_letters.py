@@ -174,8 +174,10 @@ def park(
     processed before is not parked. A parked record is inspected and replayed like any refused one.
     """
     from streams.operations import park_record
+    from streams.operations.operator import operator_name
 
-    parked = with_pool(lambda settings, pool: park_record(settings, pool, topic, partition, offset, why), "kafka")
+    by = operator_name()
+    parked = with_pool(lambda settings, pool: park_record(settings, pool, topic, partition, offset, why, by=by), "kafka")
     print_result(parked.to_dict(), parked.format_text, as_json=as_json)
 
 
@@ -237,10 +239,13 @@ def replay(
 def _replay(ids: Sequence[str], query: RefusalQuery, correction: Correction, *, dry_run: bool) -> ReplayOutcome:
     from sql.dead_letter_store import find_refused, list_refused
     from streams.operations import await_replay_results, load_dead_letters, replay_dead_letters
+    from streams.operations.operator import operator_name
+
+    by = operator_name()
 
     async def work(settings: Settings, pool: Pool) -> ReplayOutcome:
         records = [await find_refused(pool, prefix) for prefix in ids] if ids else await list_refused(pool, query, _MAX_RECORDS)
-        sent, skipped = await replay_dead_letters(settings, pool, records, correction, dry_run=dry_run)
+        sent, skipped = await replay_dead_letters(settings, pool, records, correction, by=by, dry_run=dry_run)
         load = load_dead_letters if dry_run else await_replay_results
         return ReplayOutcome(sent, skipped, await load(pool, [record.refused for record in sent]))
 

@@ -23,9 +23,6 @@ app = typer.Typer()
 
 PolicyName = Literal["off", "suggest", "approve", "auto"]
 
-_ANNOUNCEMENT = "published on the topic model-events"
-_ALIAS = "shown by the alias champion in MLflow"
-
 
 @app.command(epilog=examples('twinstream models promote hcp:kisqali:prescribing_change 1a2b3c4d --reason "approved by the board"'))
 def promote(
@@ -37,13 +34,14 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Make MODEL the champion of LINE."""
-    from sql.ledger import Ledger
+    from streams.operations.model_decisions import promote_model
+    from streams.operations.operator import operator_name
+
+    by = operator_name()
 
     async def change(pool: Pool) -> ModelEvent:
-        ledger = Ledger(pool)
         model = match_prefix(model_id, [event.model_id for event in await read_history(pool, line)], f"model of {line}")
-        await ledger.artifact(model)
-        return await ledger.promote(line, model, reason=reason or "promoted by a person")
+        return await promote_model(pool, line, model, by=by, reason=reason)
 
     _apply_decision(change, as_json=as_json)
 
@@ -63,12 +61,15 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Make an earlier champion of LINE its champion again."""
-    from sql.ledger import Ledger
+    from streams.operations.model_decisions import roll_back
+    from streams.operations.operator import operator_name
+
+    by = operator_name()
 
     async def change(pool: Pool) -> ModelEvent:
         champions = [event.champion for event in await read_history(pool, line) if event.champion]
         target = match_prefix(model_id, champions, f"earlier champion of {line}") if model_id is not None else None
-        return await Ledger(pool).roll_back(line, reason or "rolled back by a person", to=target)
+        return await roll_back(pool, line, by=by, reason=reason, to=target)
 
     _apply_decision(change, as_json=as_json)
 
@@ -89,8 +90,10 @@ def policy(
     auto     train, compare and promote
     """  # noqa: D301  # Typer's mark for lines that stay as they are
     from sql.ledger import Ledger
+    from streams.operations.operator import operator_name
 
-    _apply_decision(lambda pool: Ledger(pool).set_policy(line, policy_name, reason), as_json=as_json)
+    by = operator_name()
+    _apply_decision(lambda pool: Ledger(pool).set_policy(line, policy_name, reason, decided_by=by), as_json=as_json)
 
 
 def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json: bool) -> None:
@@ -102,9 +105,11 @@ def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json:
     stored: list[ModelEvent] = []
     pending: list[str] = []
 
+    from streams.operations.model_decisions import consequences
+
     async def apply(settings: Settings, pool: Pool) -> None:
         event = await change(pool)
-        pending.extend([_ANNOUNCEMENT, _ALIAS] if _moves_alias(event) else [_ANNOUNCEMENT])
+        pending.extend(consequences(event))
         stored.append(event)
         await _complete(settings, pool, event, pending)
 
@@ -120,21 +125,18 @@ def _apply_decision(change: Callable[[Pool], Awaitable[ModelEvent]], *, as_json:
     print_result(event.model_dump(mode="json"), lambda: "  ".join(event_cells(event)), as_json=as_json)
 
 
-def _moves_alias(event: ModelEvent) -> bool:
-    return event.happened in ("promoted", "rolled_back") and event.champion is not None
-
-
 async def _complete(settings: Settings, pool: Pool, event: ModelEvent, pending: list[str]) -> None:
     """Do what is left of a stored decision, and take from ``pending`` what is done."""
     from sql.ledger import Ledger
     from streams.client import TwinClient
+    from streams.operations.model_decisions import ALIAS, ANNOUNCEMENT
 
     async with TwinClient(settings, name="command line") as client:
         await Ledger(pool).publish_events(event.line, client.publish)
-        pending.remove(_ANNOUNCEMENT)
-    if _moves_alias(event):
+        pending.remove(ANNOUNCEMENT)
+    if ALIAS in pending:
         await _set_champion_alias(settings, pool, event)
-        pending.remove(_ALIAS)
+        pending.remove(ALIAS)
 
 
 def _notify_of_rest(pending: Sequence[str], error: BaseException) -> None:

@@ -202,8 +202,9 @@ def _events_table(events: Sequence[ModelEvent], versions: dict[UUID, int]) -> Ta
 
 
 def event_cells(event: ModelEvent) -> tuple[str, ...]:
-    """Format an event: generation, time, what happened, model, reason."""
+    """Format an event: generation, time, what happened, model, and its reason with who has decided."""
     from streams.reporting import moment
 
     retrain = f"  (retrain {event.retrain_id})" if event.retrain_id else ""
-    return str(event.generation), moment(event.at), event.happened, str(event.model_id), f"{event.reason}{retrain}"
+    by = f"  by {event.decided_by}" if event.decided_by else ""
+    return str(event.generation), moment(event.at), event.happened, str(event.model_id), f"{event.reason}{retrain}{by}"

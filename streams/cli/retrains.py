@@ -1,4 +1,4 @@
-"""Commands about retrains: list them, approve those that wait, and explain one."""
+"""Commands about retrains: list them, approve or refuse those that wait, and explain one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli.connection import with_pool, with_read_pool
-from streams.cli.options import JsonOption, LineArgument, examples
+from streams.cli.options import JsonOption, LineArgument, ReasonOption, examples
 from streams.cli.output import Table, print_result
 from streams.cli.prefixes import match_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from uuid import UUID
 
     from sql.database import Pool
@@ -52,22 +52,42 @@ def _retrains_table(retrains: Sequence[RetrainRequest]) -> Table:
 
 
 @app.command(epilog=examples("twinstream retrain approve 1a2b3c4d"))
-def approve(retrain_id: RetrainArgument, as_json: JsonOption = False) -> None:
-    """Approve the retrain ID, so that a trainer starts it next."""
-    from sql.retrain_store import approve as approve_retrain
-    from sql.retrain_store import find_retrain
+def approve(retrain_id: RetrainArgument, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
+    """Approve the retrain ID, so that a trainer starts it next.
 
-    async def change(_: Settings, pool: Pool) -> dict[str, Any]:
-        matched = await _match_retrain(pool, retrain_id)
-        await approve_retrain(pool, matched)
-        return vars(await find_retrain(pool, matched))
+    One that was refused can be approved too.
+    """
+    from sql.retrain_approval_store import approve as approve_retrain
 
-    retrain = with_pool(change)
+    retrain = _decide(approve_retrain, retrain_id, reason)
     print_result(
-        retrain,
-        lambda: f"retrain {retrain['retrain_id']} of {retrain['line']} is approved: a trainer starts it next",
+        vars(retrain),
+        lambda: f"retrain {retrain.retrain_id} of {retrain.line} is approved: a trainer starts it next",
         as_json=as_json,
     )
+
+
+@app.command(epilog=examples('twinstream retrain refuse 1a2b3c4d --reason "the quarter is odd"'))
+def refuse(retrain_id: RetrainArgument, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
+    """Refuse the retrain ID, so that no trainer starts it.
+
+    Drift of the same champion requests no other one; `retrain approve` starts it after all.
+    """
+    from sql.retrain_approval_store import refuse as refuse_retrain
+
+    retrain = _decide(refuse_retrain, retrain_id, reason)
+    print_result(vars(retrain), lambda: f"retrain {retrain.retrain_id} of {retrain.line} is refused", as_json=as_json)
+
+
+def _decide(decide: Callable[..., Awaitable[RetrainRequest]], prefix: str, reason: str) -> RetrainRequest:
+    from streams.operations.operator import operator_name
+
+    by = operator_name()
+
+    async def change(_: Settings, pool: Pool) -> RetrainRequest:
+        return await decide(pool, await _match_retrain(pool, prefix), by=by, reason=reason)
+
+    return with_pool(change)
 
 
 @app.command(epilog=examples("twinstream why 1a2b3c4d", "twinstream why 1a2b3c4d --json"))

@@ -50,36 +50,22 @@ def thresholds(
     changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if limits:
         changes["drift_limits"] = dict(map(_parse_limit, limits))
+    from streams.operations.line_thresholds import threshold_history
+
     if changes:
         history = with_pool(lambda _, pool: _change(pool, line, changes, reason))
     else:
-        history = with_read_pool(lambda _, pool: _history(pool, line))
-    print_result([_change_dict(change) for change in history], lambda: _table(line, history), as_json=as_json)
+        history = with_read_pool(lambda _, pool: threshold_history(pool, line))
+    print_result([change.to_dict() for change in history], lambda: _table(line, history), as_json=as_json)
 
 
 async def _change(pool: Pool, line: str, changes: dict[str, Any], reason: str) -> list[ThresholdChange]:
     from sql.threshold_store import change_thresholds
+    from streams.operations.line_thresholds import threshold_history
     from streams.operations.operator import operator_name
 
     await change_thresholds(pool, line, changes, changed_by=await asyncio.to_thread(operator_name), reason=reason)
-    return await _history(pool, line)
-
-
-async def _history(pool: Pool, line: str) -> list[ThresholdChange]:
-    """All versions, newest first; those of the catalogue are the first one.
-
-    Raises:
-        UnknownLine: when there is no such line.
-    """
-    from schemas import catalogue_in_effect
-    from sql.ledger import Ledger
-    from sql.threshold_store import ThresholdChange, threshold_changes
-
-    await Ledger(pool).policy(line)
-    return [
-        *await threshold_changes(pool, line),
-        ThresholdChange(catalogue_in_effect().thresholds_of(line), None, "the catalogue", ""),
-    ]
+    return await threshold_history(pool, line)
 
 
 def _parse_limit(text: str) -> tuple[str, float | None]:
@@ -90,11 +76,6 @@ def _parse_limit(text: str) -> tuple[str, float | None]:
     except ValueError:
         pass
     raise ValueError(f"--limit {text!r} is no RULE=LIMIT, such as mae_increase=0.3")
-
-
-def _change_dict(change: ThresholdChange) -> dict[str, Any]:
-    changed_at = change.changed_at.isoformat() if change.changed_at else None
-    return change.thresholds.model_dump() | {"changed_at": changed_at, "changed_by": change.changed_by, "reason": change.reason}
 
 
 def _table(line: str, history: list[ThresholdChange]) -> Table:

@@ -7,9 +7,10 @@ modules where they need them.
 from streams.operations.corrections import Correction, parse_assignment
 from streams.operations.dead_letter_replay import SentReplay, SkippedReplay, replay_dead_letters
 from streams.operations.dead_letter_view import DeadLetter, await_replay_results, load_dead_letters
-from streams.operations.record_parking import ParkedRecord, park_record
+from streams.operations.record_parking import AlreadyProcessed, ParkedRecord, park_record
 
 __all__ = [
+    "AlreadyProcessed",
     "Correction",
     "DeadLetter",
     "ParkedRecord",

@@ -18,7 +18,6 @@ from streams.kafka.dead_letters import ATTEMPT_HEADER, REPLAY_OF_HEADER, foreign
 from streams.kafka.parking import FIRST_OFFSET_HEADER, UnreadableBatch
 from streams.kafka.record_batches import read_parked_batch
 from streams.operations.corrections import Correction, corrected_value
-from streams.operations.operator import operator_name
 from streams.settings import Settings
 
 __all__ = ["SentReplay", "SkippedReplay", "replay_dead_letters"]
@@ -46,11 +45,11 @@ class SkippedReplay(NamedTuple):
 
 
 async def replay_dead_letters(
-    settings: Settings, pool: Pool, refused: Sequence[RefusedRecord], correction: Correction, *, dry_run: bool = False
+    settings: Settings, pool: Pool, refused: Sequence[RefusedRecord], correction: Correction, *, by: str, dry_run: bool = False
 ) -> tuple[list[SentReplay], list[SkippedReplay]]:
     """Publish refused records again on their topic and partition, with their key and headers, and store the replays.
 
-    Each record keeps its id, so that it counts once however often it is replayed.
+    Each record keeps its id, so that it counts once however often it is replayed. ``by`` is who replays them.
     """
     ready, skipped = _prepare(refused, correction, settings)
     if dry_run or not ready:
@@ -62,7 +61,7 @@ async def replay_dead_letters(
             positions = await asyncio.gather(*(_publish(client, replay) for replay in batch))
             sent += [replay._replace(position=position) for replay, position in zip(batch, positions, strict=True)]
             # Stored batch by batch, so that an interruption leaves at most one batch without its mark.
-            await add_replays(pool, [_new_replay(replay, correction) for replay in sent[first:]])
+            await add_replays(pool, [_new_replay(replay, correction, by) for replay in sent[first:]])
     return sent, skipped
 
 
@@ -124,7 +123,7 @@ def _record(replay: SentReplay) -> RawRecord:
     return RawRecord(refused.key, replay.value, headers)
 
 
-def _new_replay(replay: SentReplay, correction: Correction) -> NewReplay:
+def _new_replay(replay: SentReplay, correction: Correction, by: str) -> NewReplay:
     partition, offset = replay.position or (-1, -1)
     refused = replay.refused
-    return NewReplay(refused.refusal_id, refused.source.topic, partition, offset, operator_name(), correction.format_text())
+    return NewReplay(refused.refusal_id, refused.source.topic, partition, offset, by, correction.format_text())

@@ -94,7 +94,7 @@ async def _publish_suppressed(settings: Settings, pool: Pool, accepted: Sequence
     dead_letters: list[DeadLetter] = []
     for first in range(0, len(accepted), _BATCH):
         batch = [recheck.refused for recheck in accepted[first : first + _BATCH]]
-        await replay_dead_letters(settings, pool, batch, Correction())
+        await replay_dead_letters(settings, pool, batch, Correction(), by=operator_name())
         dead_letters += await await_replay_results(pool, batch)
         is_last = first + _BATCH >= len(accepted)
         await extend_suppression(pool, suppression, _SUPPRESSION_AFTER_S if is_last else _SUPPRESSION_S)

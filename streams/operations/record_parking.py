@@ -13,13 +13,16 @@ from sql.database import Pool
 from sql.park_store import PARKED, add_park_request, find_park_request, record_state, withdraw_park_request
 from sql.source_position_store import newest_position
 from streams.kafka import READ_TOPICS, count_partitions, open_admin, open_consumer, topic_of
-from streams.operations.operator import operator_name
 from streams.settings import Settings
 
-__all__ = ["ParkedRecord", "park_record"]
+__all__ = ["AlreadyProcessed", "ParkedRecord", "park_record"]
 
 _OUTCOMES = topic_of(OutcomeEvent)
 _PICKED_UP_S, _POLL_S = 20.0, 0.2  # a record that is tried again waits up to 10 s, and requests are read every 2 s
+
+
+class AlreadyProcessed(ValueError):
+    """The role of a topic has processed the record already."""
 
 
 class ParkedRecord(NamedTuple):
@@ -44,15 +47,18 @@ class ParkedRecord(NamedTuple):
         return f"{position} will be parked when its role reads it; twinstream verify counts the requests that are pending"
 
 
-async def park_record(settings: Settings, pool: Pool, topic: str, partition: int, offset: int, why: str) -> ParkedRecord:
-    """Ask the role of a topic to park a record, and wait a few seconds until it did.
+async def park_record(
+    settings: Settings, pool: Pool, topic: str, partition: int, offset: int, why: str, *, by: str
+) -> ParkedRecord:
+    """Ask the role of a topic to park a record, and wait a few seconds until it did; ``by`` is who asks.
 
     Raises:
-        ValueError: when no role reads the topic, there is no such partition or record, or the record was processed before.
+        AlreadyProcessed: when the record was processed before.
+        ValueError: when no role reads the topic, or there is no such partition or record.
     """
     await _check_position(settings, topic, partition, offset)
     await _check_unprocessed(settings, pool, topic, partition, offset)
-    await add_park_request(pool, topic, partition, offset, why=why, by=operator_name())
+    await add_park_request(pool, topic, partition, offset, why=why, by=by)
     deadline = time.monotonic() + _PICKED_UP_S
     while time.monotonic() < deadline:
         request = await find_park_request(pool, topic, partition, offset)
@@ -61,7 +67,7 @@ async def park_record(settings: Settings, pool: Pool, topic: str, partition: int
         await asyncio.sleep(_POLL_S)
     try:
         await _check_unprocessed(settings, pool, topic, partition, offset)
-    except ValueError:  # its role had it in work when the request was stored
+    except AlreadyProcessed:  # its role had it in work when the request was stored
         await withdraw_park_request(pool, topic, partition, offset)
         raise
     return ParkedRecord(topic, partition, offset, is_parked=False, why=why)
@@ -88,7 +94,7 @@ async def _check_unprocessed(settings: Settings, pool: Pool, topic: str, partiti
     results = [*stored.fates, *kinds]
     if offset < next_offset or results:
         result = " and ".join(results) or ("a gap: it was never delivered" if topic == _OUTCOMES else "done, it was not refused")
-        raise ValueError(f"the record at {topic}:{partition}:{offset} was processed already: {result}")
+        raise AlreadyProcessed(f"the record at {topic}:{partition}:{offset} was processed already: {result}")
 
 
 async def _progress(settings: Settings, pool: Pool, topic: str, partition: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from sql.retrain_store import enqueue, find_retrain, lease_training, record_trai
 from sql.simulation_store import Recipe
 from streams.cli import connection
 from streams.cli.app import app
+from streams.operations.operator import operator_name
 from streams.registry import MlflowRegistry
 from tests.outcomes import LINE, retrain_event
 
@@ -54,6 +55,7 @@ async def test_a_promotion_and_a_rollback_are_one_command_and_one_event_each(
 ):
     event = await twinstream("models", "promote", LINE, str(second)[:8], "--reason", "smaller error", "--json")
     assert (event["happened"], event["champion"], event["reason"]) == ("promoted", str(second), "smaller error")
+    assert event["decided_by"] == operator_name()
     assert await Ledger(pool).champion(LINE) == second
     assert "rolled_back" in await twinstream("models", "rollback", LINE)
     assert await Ledger(pool).champion(LINE) == promoted.champion
@@ -107,7 +109,11 @@ async def test_a_line_that_waits_for_approval_is_approved_by_command(twinstream,
     await enqueue(pool, event := retrain_event(promoted.champion, evidence=EVIDENCE))
     assert "waits for approval: twinstream retrain approve" in await twinstream("why", str(event.retrain_id))
     assert await lease_training(pool, "w", settings.retrain_limits) is None
+    assert "is refused" in await twinstream("retrain", "refuse", str(event.retrain_id)[:8], "--reason", "the quarter is odd")
+    assert f"refused; by {operator_name()}; the quarter is odd" in await twinstream("why", str(event.retrain_id))
     await twinstream("retrain", "approve", str(event.retrain_id)[:8])
+    decisions = [(item.happened, item.decided_by) for item in (await Ledger(pool).history(LINE))[-2:]]
+    assert decisions == [("refused", operator_name()), ("approved", operator_name())]
     assert await lease_training(pool, "w", settings.retrain_limits) is not None
     assert str(event.retrain_id) in await twinstream("retrain", "list", LINE)
 

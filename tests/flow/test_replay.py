@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 
 from schemas import InterventionConfig, SimulationRequest
 from sql.replay_store import begin_suppression, is_suppressed
-from sql.retrain_store import RetrainLimits, approve, enqueue, waits_for
+from sql.retrain_approval_store import approve
+from sql.retrain_store import RetrainLimits, enqueue, waits_for
 from streams.kafka import DEAD_LETTERS
 from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome, retrain_event
 

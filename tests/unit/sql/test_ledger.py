@@ -114,6 +114,18 @@ async def test_the_history_has_every_event_in_order_with_the_state_after_it(ledg
     assert await ledger.champion(LINE) == first
 
 
+async def test_the_history_tells_who_has_decided(ledger: Ledger) -> None:
+    first, second = [await registered(ledger) for _ in range(2)]
+    await ledger.promote(LINE, first)
+    await ledger.promote(LINE, second, decided_by="ann")
+    with pytest.raises(ChampionChanged, match=f"{second} became champion"):
+        await ledger.roll_back(LINE, "seen too late", judged=JudgedAgainst(first), decided_by="bob")
+    await ledger.roll_back(LINE, "worse", judged=JudgedAgainst(second), decided_by="bob")
+    await ledger.set_policy(LINE, "approve", decided_by="cid")
+    decided = [(event.happened, event.decided_by) for event in (await ledger.history(LINE))[3:]]
+    assert decided == [("promoted", "ann"), ("rolled_back", "bob"), ("policy", "cid")]
+
+
 async def test_a_line_without_promotion_has_no_champion(ledger: Ledger) -> None:
     await registered(ledger)
     assert await ledger.champion(LINE) is None

@@ -11,16 +11,16 @@ import pytest
 
 from schemas import RetrainEvent
 from sql.database import Pool
+from sql.ledger import Ledger
 from sql.model_card_rows import UnknownModel
+from sql.retrain_approval_store import NotWaiting, approve, refuse
 from sql.retrain_store import (
     MAX_TRIES,
     LostLease,
-    NotWaiting,
     RetrainLimits,
     TrainingJob,
     TrainingOutcome,
     UnknownRequest,
-    approve,
     enqueue,
     find_retrain,
     finish,
@@ -226,6 +226,36 @@ async def test_a_line_with_the_policy_approve_trains_only_after_approval(pool: P
     assert await leased(pool) is not None
     with pytest.raises(NotWaiting, match="is running"):
         await approve(pool, event.retrain_id)
+
+
+async def test_a_refused_request_starts_no_training_until_a_person_approves_it_after_all(pool: Pool) -> None:
+    event = retrain_event(await line_with_champion(pool))
+    await enqueue(pool, event)
+    refused = await refuse(pool, event.retrain_id, by="ann", reason="the quarter is odd")
+    assert (refused.status, refused.outcome) == ("refused", "refused; by ann; the quarter is odd")
+    assert await refuse(pool, event.retrain_id, by="bob") == refused
+    assert await leased(pool) is None
+    assert await enqueue(pool, event) == "refused"
+    approved = await approve(pool, event.retrain_id, by="bob", reason="it is not")
+    assert (approved.status, approved.finished_at, approved.outcome) == ("queued", None, "")
+    assert await approve(pool, event.retrain_id, by="cid") == approved
+    assert await leased(pool, cooldown_s=3600, budget_a_day=1) is not None
+    with pytest.raises(NotWaiting, match="is running and does not wait for a refusal"):
+        await refuse(pool, event.retrain_id)
+    decisions = [(item.happened, item.decided_by, item.reason, item.retrain_id) for item in (await Ledger(pool).history(LINE))[-2:]]
+    assert decisions == [
+        ("refused", "ann", "the quarter is odd", event.retrain_id),
+        ("approved", "bob", "it is not", event.retrain_id),
+    ]
+
+
+async def test_a_request_against_a_former_champion_waits_for_no_decision(pool: Pool) -> None:
+    event = retrain_event(await line_with_champion(pool))
+    await enqueue(pool, event)
+    await line_with_champion(pool)
+    for decide in (approve, refuse):
+        with pytest.raises(NotWaiting, match="which is no longer champion"):
+            await decide(pool, event.retrain_id)
 
 
 async def test_a_line_with_the_policy_off_trains_only_on_request_of_a_person(pool: Pool) -> None:
