@@ -19,6 +19,7 @@ from fastapi.security import HTTPBearer
 from sql.api_token_store import SCOPES, ApiToken, Scope, find_token, note_token_use, token_digest
 from streams.api.context import ApiContext
 from streams.api.problems import Problem
+from streams.operations.operator import operator_name
 from streams.settings import Settings
 
 __all__ = ["Access", "AskCaller", "Caller", "Context", "OperateCaller", "RateLimit", "ReadCaller", "needs_token"]
@@ -32,7 +33,7 @@ _BEARER = HTTPBearer(auto_error=False, description="A token of `twinstream token
 
 
 class Caller(NamedTuple):
-    """Who sends a request, and what they may do."""
+    """Who sends a request, and what they may do; on loopback, where nobody needs a token, the user of this process."""
 
     name: str
     scopes: tuple[Scope, ...]
@@ -67,7 +68,7 @@ class Access:
         header = request.headers.get("authorization")
         if header is None and self._is_open:
             self._require_pace(address)
-            return Caller(f"{address} without a token", SCOPES)
+            return Caller(operator_name(), SCOPES)
         if header is None:
             self._require_pace(address)
             raise Problem(

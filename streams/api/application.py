@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp
 
-from streams.api import experiments, models, outcomes, page, planning, records, simulations
+from streams.api import corrections, decisions, experiments, models, outcomes, page, planning, records, simulations
 from streams.api.access import Access, ReadCaller
 from streams.api.context import ApiContext
 from streams.api.guard import Guard
@@ -18,7 +18,7 @@ from streams.api.problems import ProblemDetails, add_problem_handlers
 __all__ = ["PREFIX", "api_app", "fastapi_app"]
 
 PREFIX = "/api/v1"
-_SUBJECTS = (simulations, planning, outcomes, experiments, models, records)
+_SUBJECTS = (simulations, planning, outcomes, experiments, models, decisions, records, corrections)
 _DESCRIPTION = """\
 Ask what a campaign will do, hand over what happened, and read what the service knows. Requests become events on Kafka; answers come
 from what is stored. Errors are problem details (RFC 9457) that name the refused value and what is allowed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from cloudevents.core.bindings.http import HTTPMessage, from_http, to_binary, to_structured
 from cloudevents.core.exceptions import CloudEventValidationError
@@ -16,6 +16,7 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 from fastapi import Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 from pydantic_core import to_json
 
 from schemas import Event
@@ -24,11 +25,22 @@ from streams.api.problems import Problem
 from streams.errors import describe_error, require_clear
 from streams.kafka import event_headers, event_value
 
-__all__ = ["BATCH_TYPE", "EVENT_TYPE", "JSON_TYPE", "event_response", "json_response", "media_type", "parse_json", "read_fields"]
+__all__ = [
+    "BATCH_TYPE",
+    "EVENT_TYPE",
+    "JSON_TYPE",
+    "event_response",
+    "json_response",
+    "media_type",
+    "parse_json",
+    "read_decision",
+    "read_fields",
+]
 
 JSON_TYPE, EVENT_TYPE, BATCH_TYPE = "application/json", "application/cloudevents+json", "application/cloudevents-batch+json"
 _FORMAT = JSONFormat()
 _PREFIX = "ce_"
+M = TypeVar("M", bound=BaseModel)
 
 
 def media_type(request: Request) -> str:
@@ -60,6 +72,22 @@ async def read_fields(request: Request, event: type[Event], *others: str) -> Any
         headers = {name: value for name, value in request.headers.items() if name.startswith("ce-") and kind == JSON_TYPE}
         return _data(HTTPMessage({**headers, "content-type": kind}, body), event)
     return value
+
+
+async def read_decision(request: Request, model: type[M]) -> M:
+    """A decision in the body, which may be left out where nothing in it is needed.
+
+    Raises:
+        Problem: for a body of another type than JSON.
+        ValidationError: for one that is no such decision.
+    """
+    body, kind = await request.body(), media_type(request)
+    if body and kind != JSON_TYPE:
+        raise Problem(415, f"Content-Type {shorten(kind)} is not known here: use {JSON_TYPE}", {"Accept-Post": JSON_TYPE})
+    fields = parse_json(body) if body else {}
+    if not isinstance(fields, dict):
+        raise Problem(422, f"a decision is a JSON object, not {shorten(fields)}")
+    return model.model_validate_json(json.dumps(fields))
 
 
 def parse_json(body: bytes) -> Any:

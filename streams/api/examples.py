@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["COMPARISONS", "DESIGNS", "EXPERIMENTS", "OUTCOMES", "SIMULATIONS"]
+__all__ = [
+    "COMPARISONS",
+    "DESIGNS",
+    "EXPERIMENTS",
+    "OUTCOMES",
+    "PARKED_RECORDS",
+    "POLICIES",
+    "PROMOTIONS",
+    "REPLAYS",
+    "RETRAIN_DECISIONS",
+    "ROLLBACKS",
+    "SIMULATIONS",
+    "THRESHOLDS",
+]
 
 _LINE = {"twin_type": "hcp", "brand": "kisqali"}
 _EMAIL = {"intervention_type": "email_campaign", "channel": "email", "frequency": "weekly", "duration_weeks": 12}
@@ -44,4 +57,22 @@ EXPERIMENTS: dict[str, Any] = {
         "n_treated": 400,
         "n_control": 400,
     }
+}
+
+_MODEL, _FORMER = "0b6f3a52-6c1e-4b3a-9f57-0d2f7f1f8a11", "1c6f3a52-6c1e-4b3a-9f57-0d2f7f1f8a11"
+PROMOTIONS: dict[str, Any] = {
+    "A challenger that the gate has suggested": {"model_id": _MODEL, "champion": _FORMER, "reason": "approved by the board"}
+}
+ROLLBACKS: dict[str, Any] = {"The champion before": {"champion": _MODEL, "reason": "worse in the south"}}
+POLICIES: dict[str, Any] = {"Wait for approval": {"policy": "approve", "reason": "audit in June"}}
+THRESHOLDS: dict[str, Any] = {
+    "A smaller effect, with a test": {"min_effect_threshold": 0.03, "require_test": True, "drift_limits": {"mae_increase": 0.3}}
+}
+RETRAIN_DECISIONS: dict[str, Any] = {"With a reason": {"reason": "the quarter is odd"}}
+REPLAYS: dict[str, Any] = {
+    "With a corrected field": {"set": {"actual_value": 0.1}, "drop": ["surprise"]},
+    "What would be published": {"dry_run": True},
+}
+PARKED_RECORDS: dict[str, Any] = {
+    "A record that its producer has asked for": {"topic": "outcome-events", "partition": 2, "offset": 81346, "why": "asked for"}
 }

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 
 from schemas import ExperimentResult
 from schemas.base import shorten
-from sql.effects_store import experiment_decisions, experiment_rows, find_experiment
+from sql.effects_store import ExperimentDecision, experiment_decisions, experiment_rows, find_experiment
 from streams.api import examples
 from streams.api.access import AskCaller, Context, ReadCaller
 from streams.api.bodies import json_response, read_fields
@@ -20,6 +21,7 @@ from streams.api.idempotency import Answer, IdempotencyKey, Occasion, do_once
 from streams.api.openapi import event_body
 from streams.api.paging import Cursor, Limit, page, read_cursor
 from streams.api.problems import Problem, problems
+from streams.api.shapes import page_of, shape_of
 from streams.reporting.experiments import experiment_dict
 from streams.simulation import check_result
 
@@ -28,7 +30,41 @@ __all__ = ["router"]
 router = APIRouter(prefix="/experiments", tags=["experiments"])
 
 
-@router.get("", summary="List experiments, newest first", responses=problems())
+class ExperimentShape(BaseModel):
+    """An experiment in a list; `apart` has another measure than the target of its line."""
+
+    experiment_id: str
+    line: str
+    intervention: str
+    observed_at: datetime
+    recorded_at: datetime
+    effect: float
+    standard_error: float
+    n_treated: int
+    n_control: int
+    state: Literal["counted", "apart", "withdrawn"]
+    withdrawn_at: datetime | None
+    revision: int
+    first_effects_version: int | None
+
+
+class ExperimentDetails(ExperimentShape):
+    """An experiment with all fields of its result, who has withdrawn it, and the share of its effect that has reached people."""
+
+    result: dict[str, Any]
+    decisions: list[shape_of(ExperimentDecision)]  # type: ignore[valid-type]
+    reach: dict[str, Any] | None
+
+
+class ExperimentAdded(BaseModel):
+    """An experiment that was published."""
+
+    experiment_id: str
+    line: str
+    status: Literal["published"]
+
+
+@router.get("", summary="List experiments, newest first", response_model=page_of(ExperimentShape), responses=problems())
 async def list_all(
     context: Context,
     _caller: ReadCaller,
@@ -45,7 +81,7 @@ async def list_all(
     )
 
 
-@router.get("/{experiment_id}", summary="What an experiment measured", responses=problems(404))
+@router.get("/{experiment_id}", summary="What an experiment measured", response_model=ExperimentDetails, responses=problems(404))
 async def show(experiment_id: Annotated[str, Path(max_length=500)], context: Context, _caller: ReadCaller) -> Response:
     """An experiment as it was added, who has withdrawn it, and whom it has reached."""
     pool = await context.pool()
@@ -58,6 +94,7 @@ async def show(experiment_id: Annotated[str, Path(max_length=500)], context: Con
     "",
     status_code=202,
     summary="Add what an experiment measured",
+    response_model=ExperimentAdded,
     responses=problems(415),
     openapi_extra=event_body(ExperimentResult, examples.EXPERIMENTS, without=("observed_at",)),
 )

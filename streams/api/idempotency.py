@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse
 
 from schemas.base import shorten
 from sql.api_request_store import begin_keyed_request, finish_keyed_request, forget_keyed_request
+from sql.ledger import ChampionChanged
 from streams.api.access import Caller
 from streams.api.context import ApiContext
 from streams.api.problems import Problem
@@ -27,6 +28,7 @@ from streams.api.problems import Problem
 __all__ = ["Answer", "IdempotencyKey", "Occasion", "do_once"]
 
 _NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:api requests")
+_REFUSALS = (Problem, ValueError, LookupError, ChampionChanged)
 _REPEATED = {"Idempotent-Replayed": "true"}
 
 IdempotencyKey = Annotated[
@@ -95,7 +97,7 @@ async def do_once(
         return Answer(earlier.answer_status, earlier.answer["body"], earlier.answer["location"]).response(_REPEATED)
     try:
         answer = await act(Occasion(earlier.accepted_at, uuid5(_NAMESPACE, f"{name}\0{key}")))
-    except (Problem, ValueError):  # it was refused, and nothing was published
+    except _REFUSALS:  # nothing was published or stored
         await forget_keyed_request(pool, name, key)
         raise
     stored = {"body": answer.body, "location": answer.location}

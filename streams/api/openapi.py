@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from streams.api.bodies import EVENT_TYPE, JSON_TYPE
 
-__all__ = ["body_of", "event_body", "table_body", "with_components"]
+__all__ = ["body_of", "decision_body", "event_body", "table_body", "with_components"]
 
 _REFERENCE = "#/components/schemas/{model}"
 _DEFINITIONS: dict[str, Any] = {}
@@ -39,6 +39,16 @@ def event_body(
     content: dict[str, Any] = {JSON_TYPE: {"schema": reference, "examples": examples}}
     content[EVENT_TYPE] = {"schema": {"type": "object", "description": "The event in structured mode of CloudEvents."}}
     return body_of(content)
+
+
+def decision_body(model: type[BaseModel], shown: Mapping[str, Any], *, required: bool = True) -> dict[str, Any]:
+    """The description of a body that is a decision; one that is not required may be left out."""
+    name = f"{model.__name__}Body"
+    _DEFINITIONS[name] = {**_schema(model), "title": name}
+    examples = {title: {"summary": title, "value": value} for title, value in shown.items()}
+    described = body_of({JSON_TYPE: {"schema": {"$ref": _REFERENCE.format(model=name)}, "examples": examples}})
+    described["requestBody"]["required"] = required
+    return described
 
 
 def body_of(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from uuid import UUID
 import pandas as pd
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas import OutcomeEvent, TwinType
-from sql.publication_store import publications
+from sql.publication_store import Publication, publications
 from streams.api import examples
 from streams.api.access import AskCaller, Caller, Context, ReadCaller
 from streams.api.bodies import json_response, media_type, read_fields
@@ -24,6 +24,7 @@ from streams.api.context import ApiContext
 from streams.api.idempotency import Answer, IdempotencyKey, Occasion, do_once
 from streams.api.openapi import event_body, table_body
 from streams.api.problems import Problem, problems
+from streams.api.shapes import items_of, shape_of
 from streams.api.uploads import TABLE_TYPES, Reading, uploaded
 from streams.errors import describe_error
 from streams.kafka import event_value
@@ -47,7 +48,52 @@ Backfill = Annotated[bool, Query(description="Of a table, publish rows that are 
 Accept = Annotated[bool, Query(description="Confirm that values beyond the plausible scale of their target are meant.")]
 
 
-@router.post("", status_code=202, summary="Hand over outcomes", responses=problems(408, 415), openapi_extra=_DESCRIPTION)
+class RefusedOutcome(BaseModel):
+    """An outcome of an array that was not sent."""
+
+    index: int
+    reason: str
+
+
+class OutcomesPublished(BaseModel):
+    """Number of outcomes that were sent, and those that were left out."""
+
+    published: int
+    refused: list[RefusedOutcome]
+
+
+class TablePublished(BaseModel):
+    """What was sent of the rows of a table."""
+
+    receipt: UUID
+    rows: int
+    published: int
+    history: int
+    remarks: list[str]
+
+
+class ReceiptShape(BaseModel):
+    """What became of the rows of a table; all numbers but `rows` add up to `rows`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    receipt: UUID
+    file: str
+    by: str
+    begun_at: datetime
+    rows: int
+    counted: int
+    refused: dict[str, int]
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Hand over outcomes",
+    response_model=OutcomesPublished | TablePublished,
+    responses=problems(408, 415),
+    openapi_extra=_DESCRIPTION,
+)
 async def publish(
     request: Request,
     context: Context,
@@ -176,7 +222,12 @@ class _Table:
         return Answer(202, body, f"/api/v1/outcomes/receipts/{published.publication_id}")
 
 
-@router.get("/receipts", summary="List published tables, newest first", responses=problems())
+@router.get(
+    "/receipts",
+    summary="List published tables, newest first",
+    response_model=items_of(shape_of(Publication)),
+    responses=problems(),
+)
 async def list_receipts(
     context: Context, _caller: ReadCaller, limit: Annotated[int, Query(ge=1, le=500, description="Most items.")] = 50
 ) -> Response:
@@ -184,7 +235,9 @@ async def list_receipts(
     return json_response({"items": [item._asdict() for item in await publications(await context.pool(), limit)]})
 
 
-@router.get("/receipts/{receipt_id}", summary="What became of the rows of a table", responses=problems(404))
+@router.get(
+    "/receipts/{receipt_id}", summary="What became of the rows of a table", response_model=ReceiptShape, responses=problems(404)
+)
 async def receipt(
     receipt_id: UUID,
     context: Context,

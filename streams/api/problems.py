@@ -19,9 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
+from sql.ledger import ChampionChanged, NoPredecessor
+from sql.retrain_approval_store import NotWaiting
 from streams.api.unavailable import Unavailable
 from streams.client import NoAnswer
 from streams.errors import describe_error, describe_fields, is_waited_for, limit_text
+from streams.operations import AlreadyProcessed
 
 __all__ = ["PROBLEM_TYPE", "Problem", "ProblemDetails", "add_problem_handlers", "problem_body", "problem_response", "problems"]
 
@@ -75,6 +78,10 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(every)}
 
 
+_CONFLICTS: tuple[type[Exception], ...] = (AlreadyProcessed, ChampionChanged, NoPredecessor, NotWaiting)
+"""What is stored does not allow a decision, whatever its request has in it."""
+
+
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of an application by problem details."""
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]] = {
@@ -82,6 +89,7 @@ def add_problem_handlers(app: FastAPI) -> None:
         RequestValidationError: _answer_request,
         Unavailable: _answer_unavailable,
         NoAnswer: _answer_unavailable,
+        **dict.fromkeys(_CONFLICTS, _answer_conflict),
         LookupError: _answer_unknown,
         ValueError: _answer_value,
         asyncpg.PostgresError: _answer_unforeseen,
@@ -125,6 +133,10 @@ async def _answer_unknown(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, KeyError | IndexError):  # of our own code: nobody has asked for it
         return await _answer_unforeseen(_request, error)
     return problem_response(404, describe_error(error))
+
+
+async def _answer_conflict(_request: Request, error: Exception) -> JSONResponse:
+    return problem_response(409, describe_error(error))
 
 
 async def _answer_unavailable(_request: Request, error: Exception) -> JSONResponse:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from schemas import catalogue_in_effect
-from sql.catalogue_store import catalogue_history
+from sql.catalogue_store import AppliedVersion, catalogue_history
 from sql.dead_letter_store import RefusalQuery, count_refused, find_refused
 from sql.refusal_page_store import ListedRefusal, list_refusals
 from streams.api.access import Context, OperateCaller, ReadCaller
 from streams.api.bodies import json_response
 from streams.api.paging import Cursor, Limit, page, read_cursor
 from streams.api.problems import problems
+from streams.api.shapes import DeadLetterShape, items_of, page_of, shape_of
 from streams.catalogue.applying import catalogue_of_version
 from streams.operations import load_dead_letters
 
@@ -28,7 +31,13 @@ Kind = Annotated[str | None, Query(max_length=100, description="Only this kind o
 Waiting = Annotated[bool, Query(description="Only records that were never published again.")]
 
 
-@router.get("/dead-letters", tags=["dead letters"], summary="List refused records, newest first", responses=problems())
+@router.get(
+    "/dead-letters",
+    tags=["dead letters"],
+    summary="List refused records, newest first",
+    response_model=page_of(shape_of(ListedRefusal)),
+    responses=problems(),
+)
 async def list_letters(
     context: Context,
     _caller: ReadCaller,
@@ -44,7 +53,36 @@ async def list_letters(
     return json_response(page(rows, limit, lambda row: (row.refused_at, row.refusal_id), ListedRefusal._asdict))
 
 
-@router.get("/dead-letters/counts", tags=["dead letters"], summary="Count refused records", responses=problems())
+class CatalogueContent(BaseModel):
+    """What requests may name; a catalogue file has the same entries."""
+
+    version: int
+    brands: dict[str, Any]
+    campaigns: dict[str, Any]
+    moderators: dict[str, Any]
+    twin_types: dict[str, Any]
+    levels: dict[str, Any]
+    clinical_terms: list[str]
+    drift_rules: dict[str, Any]
+    thresholds: dict[str, Any]
+
+
+class RefusalCount(BaseModel):
+    """The number of refused records of a kind on a topic."""
+
+    topic: str
+    kind: str
+    count: int
+    newest: datetime
+
+
+@router.get(
+    "/dead-letters/counts",
+    tags=["dead letters"],
+    summary="Count refused records",
+    response_model=items_of(RefusalCount),
+    responses=problems(),
+)
 async def counts(
     context: Context, _caller: ReadCaller, topic: Topic = None, kind: Kind = None, waiting: Waiting = False
 ) -> Response:
@@ -52,7 +90,13 @@ async def counts(
     return json_response({"items": await count_refused(await context.pool(), RefusalQuery(topic, kind, waiting))})
 
 
-@router.get("/dead-letters/{refusal_id}", tags=["dead letters"], summary="Show a refused record", responses=problems(404))
+@router.get(
+    "/dead-letters/{refusal_id}",
+    tags=["dead letters"],
+    summary="Show a refused record",
+    response_model=DeadLetterShape,
+    responses=problems(404),
+)
 async def show(refusal_id: UUID, context: Context, _caller: OperateCaller) -> Response:
     """Everything about a refused record, with its key, its value and its headers, which may name people."""
     pool = await context.pool()
@@ -60,7 +104,9 @@ async def show(refusal_id: UUID, context: Context, _caller: OperateCaller) -> Re
     return json_response(letter.to_dict())
 
 
-@router.get("/catalogue", tags=["catalogue"], summary="The catalogue in effect", responses=problems(404))
+@router.get(
+    "/catalogue", tags=["catalogue"], summary="The catalogue in effect", response_model=CatalogueContent, responses=problems(404)
+)
 async def catalogue(
     context: Context,
     _caller: ReadCaller,
@@ -71,7 +117,13 @@ async def catalogue(
     return json_response({"version": found_catalogue.version, **found_catalogue.model_dump(mode="json")})
 
 
-@router.get("/catalogue/versions", tags=["catalogue"], summary="Applied versions, newest first", responses=problems())
+@router.get(
+    "/catalogue/versions",
+    tags=["catalogue"],
+    summary="Applied versions, newest first",
+    response_model=items_of(shape_of(AppliedVersion)),
+    responses=problems(),
+)
 async def versions(context: Context, _caller: ReadCaller) -> Response:
     """When each version was applied, by whom and why."""
     return json_response({"items": [version._asdict() for version in await catalogue_history(await context.pool())]})

@@ -5,55 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator
+from typing import Any
 
-import aiohttp
 import pytest
 from pydantic import TypeAdapter
 
-from deploy.stack.part import free_port
 from schemas import ExperimentResult, OutcomeEvent, SimulationRequest
-from streams.api import examples
+from streams.api import corrections, decisions, examples
 from streams.api.planning import PilotBody
 from streams.api.server import require_safe_exposure, serving_api
 from streams.settings import Settings
-
-NOWHERE = {"kafka_bootstrap": "127.0.0.1:9", "postgres_dsn": "postgresql://nobody@127.0.0.1:9/none"}
-JSON = {"Content-Type": "application/json"}
-
-
-class Reply(NamedTuple):
-    status: int
-    body: Any
-    headers: Mapping[str, str]
-
-
-class Api(NamedTuple):
-    session: aiohttp.ClientSession
-    port: int
-
-    async def ask(self, method: str, path: str, data: bytes | None = None, **headers: str) -> Reply:
-        async with self.session.request(
-            method, path, data=data, headers={n.replace("_", "-"): v for n, v in headers.items()}
-        ) as reply:
-            text = await reply.text()
-            body = json.loads(text) if "json" in reply.content_type else text
-            return Reply(reply.status, body, reply.headers)
-
-    async def post(self, path: str, value: Any, **headers: str) -> Reply:
-        return await self.ask("POST", path, json.dumps(value).encode(), **{"Content-Type": "application/json", **headers})
-
-
-@asynccontextmanager
-async def running(**own: Any) -> AsyncIterator[Api]:
-    port = free_port()
-    async with (
-        serving_api(Settings(**NOWHERE, api_port=port, **own)),
-        aiohttp.ClientSession(f"http://127.0.0.1:{port}", auto_decompress=True) as session,
-    ):
-        yield Api(session, port)
+from tests.http_api import JSON, NOWHERE, Api, running
 
 
 @pytest.fixture
@@ -285,7 +248,7 @@ async def test_the_document_describes_every_endpoint_with_its_errors_and_its_sco
         for operation in methods.values()
         if "requestBody" in operation
     ]
-    assert len(bodies) == 6
+    assert len(bodies) == 14
 
 
 FILLED_IN = {"simulation_id": "7f0c8a52-6c1e-4b3a-9f57-0d2f7f1f8a11", "requested_at": "2026-11-02T12:00:00Z"}
@@ -298,6 +261,13 @@ FILLED_IN = {"simulation_id": "7f0c8a52-6c1e-4b3a-9f57-0d2f7f1f8a11", "requested
         (OutcomeEvent, examples.OUTCOMES, {}),
         (ExperimentResult, examples.EXPERIMENTS, {}),
         (PilotBody, examples.DESIGNS, {}),
+        (decisions.Promotion, examples.PROMOTIONS, {}),
+        (decisions.Rollback, examples.ROLLBACKS, {}),
+        (decisions.PolicyChoice, examples.POLICIES, {}),
+        (decisions.ThresholdChoice, examples.THRESHOLDS, {}),
+        (decisions.RetrainDecision, examples.RETRAIN_DECISIONS, {}),
+        (corrections.Replay, examples.REPLAYS, {}),
+        (corrections.ParkRequest, examples.PARKED_RECORDS, {}),
     ],
 )
 def test_an_example_is_valid(model: Any, values: dict[str, Any], filled_in: dict[str, str]):
