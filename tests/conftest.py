@@ -118,7 +118,7 @@ def logins(postgres_dsn: str, migrated_template: str) -> Iterator[Mapping[str, s
 @pytest.fixture
 async def owned_database(postgres_dsn: str, migrated_template: str) -> AsyncIterator[str]:
     """Address of a migrated database of this test, as a superuser; it is dropped even if the test leaves connections open."""
-    async with _database(postgres_dsn, f"TEMPLATE {migrated_template} STRATEGY FILE_COPY") as dsn:
+    async with new_database(postgres_dsn, f"TEMPLATE {migrated_template} STRATEGY FILE_COPY") as dsn:
         yield dsn
 
 
@@ -157,12 +157,13 @@ async def owner_pool(owned_database: str) -> AsyncIterator[Pool]:
 @pytest.fixture
 async def empty_database(postgres_dsn: str) -> AsyncIterator[str]:
     """Address of a database of this test without tables."""
-    async with _database(postgres_dsn) as dsn:
+    async with new_database(postgres_dsn) as dsn:
         yield dsn
 
 
 @asynccontextmanager
-async def _database(postgres_dsn: str, options: str = "") -> AsyncIterator[str]:
+async def new_database(postgres_dsn: str, options: str = "") -> AsyncIterator[str]:
+    """Address of a database, as a superuser, while the block runs."""
     name = f"test_{uuid4().hex}"
     await _execute(postgres_dsn, f"CREATE DATABASE {name} {options}")
     yield _dsn_of(postgres_dsn, name)

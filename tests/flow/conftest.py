@@ -59,7 +59,13 @@ def saved(champion: TwinModel, mlflow_store: str) -> Artifact:
 
 @pytest.fixture
 async def empty_kafka(kafka_bootstrap: str) -> str:
-    """Address of a broker with empty topics and without Faust's changelogs; deleting a topic deletes its groups' offsets too."""
+    """Address of a broker with empty topics."""
+    await empty_topics(kafka_bootstrap)
+    return kafka_bootstrap
+
+
+async def empty_topics(kafka_bootstrap: str) -> None:
+    """Create all topics anew, and delete Faust's changelogs; deleting a topic deletes its groups' offsets too."""
     settings = Settings(kafka_bootstrap=kafka_bootstrap)
     async with open_admin(settings) as admin:
         while ours := [name for name in await admin.list_topics() if name in _NAMES or name.startswith("twinstream-")]:
@@ -67,7 +73,6 @@ async def empty_kafka(kafka_bootstrap: str) -> str:
             await asyncio.sleep(0.1)
     await create_topics(settings)
     vars(WATCHED_TOPICS).update(vars(TopicWatch()))  # a process of its own would not know those of the test before
-    return kafka_bootstrap
 
 
 _NAMES = {topic.name for topic in TOPICS}
