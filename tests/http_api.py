@@ -48,7 +48,7 @@ async def running(**own: Any) -> AsyncIterator[Api]:
     """The API with these settings, and a session with it."""
     port = free_port()
     async with (
-        serving_api(Settings(**NOWHERE, api_port=port, **own)),
+        serving_api(Settings(**{**NOWHERE, "api_port": port, **own})),
         aiohttp.ClientSession(f"http://127.0.0.1:{port}", auto_decompress=True, cookie_jar=aiohttp.DummyCookieJar()) as session,
     ):
         yield Api(session, port)

@@ -1,4 +1,4 @@
-"""Who may do what: without a token on loopback, else with a bearer token of the needed scope; and how often.
+"""Who may do what: without a token on loopback, else with a bearer token of the needed scope, which browsers keep in a cookie.
 
 References:
     Jones, Hardt (2012), The OAuth 2.0 Authorization Framework: Bearer Token Usage. RFC 6750.
@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 from cachetools import LRUCache, TTLCache
 from fastapi import Depends, Request, Security
-from fastapi.security import HTTPBearer
+from fastapi.security import APIKeyCookie, HTTPBearer
 
 from sql.api_token_store import SCOPES, ApiToken, Scope, find_token, note_token_use, token_digest
 from streams.api.context import ApiContext
@@ -22,7 +22,21 @@ from streams.api.problems import Problem
 from streams.operations.operator import operator_name
 from streams.settings import Settings
 
-__all__ = ["Access", "AskCaller", "Caller", "Context", "OperateCaller", "RateLimit", "ReadCaller", "needs_token"]
+__all__ = [
+    "SESSION_COOKIE",
+    "Access",
+    "AskCaller",
+    "Caller",
+    "Context",
+    "OperateCaller",
+    "RateLimit",
+    "ReadCaller",
+    "needs_token",
+    "require_own_page",
+]
+
+SESSION_COOKIE = "__Host-twinstream"
+"""The cookie with the token of a browser; by this name browsers take it over TLS only, and from this host only."""
 
 _REMEMBER_S = 5.0
 """For so long a token is not looked up again; a revoked one is refused then."""
@@ -30,6 +44,8 @@ _REMEMBERED = 1000
 _BURST_S = 10.0
 _CHALLENGE = 'Bearer realm="twinstream"'
 _BEARER = HTTPBearer(auto_error=False, description="A token of `twinstream tokens create`; not needed on loopback.")
+_COOKIE = APIKeyCookie(name=SESSION_COOKIE, auto_error=False, description="The token of a browser that has logged in at /login.")
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Caller(NamedTuple):
@@ -50,11 +66,14 @@ class Access:
     Args:
         context: settings, and Postgres with the tokens.
         clock: the monotonic clock.
+
+    Attributes:
+        is_open: whether nobody needs a token.
     """
 
     def __init__(self, context: ApiContext, clock: Callable[[], float] = time.monotonic) -> None:
         self._context = context
-        self._is_open = not needs_token(context.settings)
+        self.is_open = not needs_token(context.settings)
         self._tokens: TTLCache[bytes, ApiToken] = TTLCache(_REMEMBERED, _REMEMBER_S, timer=clock)
         self._rate = RateLimit(context.settings.api_rate_per_s, clock)
 
@@ -62,19 +81,21 @@ class Access:
         """Who sends a request that needs a scope.
 
         Raises:
-            Problem: with status 401 for a request without a valid token, 403 for one without the scope, 429 for one too many.
+            Problem: with status 401 for a request without a valid token, 403 for one without the scope and for one that changes
+                something by the cookie from elsewhere, 429 for one too many.
         """
-        address = request.client.host if request.client else "unknown"
-        header = request.headers.get("authorization")
-        if header is None and self._is_open:
-            self._require_pace(address)
+        secret = self._secret(request)
+        if secret is None and self.is_open:
+            self.require_pace(request)
             return Caller(operator_name(), SCOPES)
-        if header is None:
-            self._require_pace(address)
+        if secret is None:
+            self.require_pace(request)
             raise Problem(
                 401, "this needs the header Authorization: Bearer TOKEN: `twinstream tokens create` makes one", _unknown()
             )
-        token = await self._token(header, address)
+        token = await self.find(secret, request)
+        if token is None:
+            raise Problem(401, "the token is unknown, revoked or expired", _unknown("invalid_token"))
         self._require_pace(str(token.token_id))
         if needed not in token.scopes:
             challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{needed}"'
@@ -86,24 +107,51 @@ class Access:
             )
         return Caller(token.name, token.scopes)
 
-    async def _token(self, header: str, address: str) -> ApiToken:
+    def _secret(self, request: Request) -> str | None:
+        """The token of a request: that of the header, else that of a browser's cookie where a token is needed.
+
+        Raises:
+            Problem: with status 401 for another header, 403 for a request that changes something by the cookie from elsewhere.
+        """
+        header = request.headers.get("authorization")
+        if header is None:
+            cookie = None if self.is_open else request.cookies.get(SESSION_COOKIE)
+            if cookie is not None and request.method not in _READS:
+                require_own_page(request)
+            return cookie
         scheme, _, secret = header.partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
-            self._require_pace(address)
+            self.require_pace(request)
             raise Problem(401, "the header Authorization is not of the form Bearer TOKEN", _unknown("invalid_request"))
-        digest = token_digest(secret.strip())
+        return secret.strip()
+
+    async def find(self, secret: str, request: Request) -> ApiToken | None:
+        """The token with a secret, None when it is unknown, revoked or expired.
+
+        Raises:
+            Problem: with status 429 when the sender of the request guesses too often.
+        """
+        digest = token_digest(secret)
         token = self._tokens.get(digest)
         if token is None:
-            self._require_pace(address)  # guesses are limited by their sender
+            self.require_pace(request)  # guesses are limited by their sender
             pool = await self._context.pool()
             token = await find_token(pool, digest)
             if token is None:
-                raise Problem(401, "the token is unknown, revoked or expired", _unknown("invalid_token"))
+                return None
             today = datetime.now(UTC).date()
             if token.last_used_on != today:
                 await note_token_use(pool, token.token_id, today)
             self._tokens[digest] = token
         return token
+
+    def require_pace(self, request: Request) -> None:
+        """Count a request of a sender who is not known by a token.
+
+        Raises:
+            Problem: with status 429 when it is one too many.
+        """
+        self._require_pace(request.client.host if request.client else "unknown")
 
     def _require_pace(self, sender: str) -> None:
         wait_s = self._rate.take(sender)
@@ -114,6 +162,18 @@ class Access:
                 f"more than {limit:g} requests a second (TWIN_API_RATE_PER_S): try again in {math.ceil(wait_s)} s",
                 {"Retry-After": str(math.ceil(wait_s))},
             )
+
+
+def require_own_page(request: Request) -> None:
+    """Check that a page of this service sends a request. One of another page is refused before; here a browser has to tell it.
+
+    Raises:
+        Problem: with status 403 when nothing tells it.
+    """
+    if request.headers.get("sec-fetch-site") != "same-origin" and request.headers.get("origin") is None:
+        raise Problem(
+            403, "a request with the cookie comes from a page of this service: programs send the header Authorization: Bearer TOKEN"
+        )
 
 
 class RateLimit:
@@ -150,8 +210,10 @@ def _context_of(request: Request) -> ApiContext:
     return context
 
 
-def _requires(scope: Scope) -> Callable[[Request, object], Awaitable[Caller]]:
-    async def caller(request: Request, _credentials: Annotated[object, Security(_BEARER)]) -> Caller:
+def _requires(scope: Scope) -> Callable[[Request, object, object], Awaitable[Caller]]:
+    async def caller(
+        request: Request, _credentials: Annotated[object, Security(_BEARER)], _cookie: Annotated[object, Security(_COOKIE)]
+    ) -> Caller:
         access: Access = request.app.state.access
         return await access.caller(request, scope)
 

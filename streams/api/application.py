@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp
 
-from streams.api import corrections, decisions, experiments, models, outcomes, page, planning, records, simulations
+from streams.api import corrections, decisions, experiments, models, outcomes, page, planning, records, sessions, simulations
 from streams.api.access import Access, ReadCaller
 from streams.api.context import ApiContext
 from streams.api.guard import Guard
@@ -35,6 +35,7 @@ def fastapi_app(context: ApiContext) -> FastAPI:
     app.state.context, app.state.access = context, Access(context)
     add_problem_handlers(app)
     app.include_router(page.router)
+    app.include_router(sessions.router)
     for module in _SUBJECTS:
         app.include_router(module.router, prefix=PREFIX)
 

@@ -1,7 +1,7 @@
 """Guards every request before an endpoint sees it: its host, its origin, the size and the pace of its body; and every answer.
 
-A page of somebody else that an analyst opens can send requests to this machine. Browsers name that page in the header ``Origin``:
-such a request is refused, and no answer allows another origin to read it.
+A page of somebody else that an analyst opens can send requests to this machine. Browsers tell so in the header ``Sec-Fetch-Site``,
+or name that page in the header ``Origin``: such a request is refused, and no answer allows another origin to read it.
 """
 
 from __future__ import annotations
@@ -117,7 +117,10 @@ def _is_upload(headers: Headers) -> bool:
 
 def _foreign_origin(headers: Headers) -> str | None:
     """The origin of the page that sends a request, where that is not a page of the host that the request goes to."""
-    if headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+    site = headers.get("sec-fetch-site")
+    if site == "same-origin":  # browsers tell it, and no page can
+        return None
+    if site not in {None, "none"}:
         return shorten(headers.get("origin", "another site"))
     origin = headers.get("origin")
     if origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower():

@@ -14,13 +14,14 @@ from typing import Any, cast
 import asyncpg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
 from sql.ledger import ChampionChanged, NoPredecessor
 from sql.retrain_approval_store import NotWaiting
+from streams.api.pages_of_problems import page_of_problem
 from streams.api.unavailable import Unavailable
 from streams.client import NoAnswer
 from streams.errors import describe_error, describe_fields, is_waited_for, limit_text
@@ -33,7 +34,7 @@ LOG = logging.getLogger(__name__)
 PROBLEM_TYPE = "application/problem+json"
 _RETRY_S = "2"
 
-Handler = Callable[[Request, Exception], Awaitable[JSONResponse]]
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class ProblemDetails(BaseModel):
@@ -84,7 +85,7 @@ _CONFLICTS: tuple[type[Exception], ...] = (AlreadyProcessed, ChampionChanged, No
 
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of an application by problem details."""
-    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]] = {
+    handlers: dict[type[Exception], Handler] = {
         HTTPException: _answer_http,
         RequestValidationError: _answer_request,
         Unavailable: _answer_unavailable,
@@ -101,12 +102,20 @@ def add_problem_handlers(app: FastAPI) -> None:
         app.add_exception_handler(error, handler)
 
 
-async def _answer_http(_request: Request, error: Exception) -> JSONResponse:
+def _reply(
+    request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None, members: Mapping[str, Any] | None = None
+) -> Response:
+    """The answer with an error: a page where a browser has asked for one."""
+    page = page_of_problem(request, status, detail, headers, members or {})
+    return problem_response(status, detail, headers, members) if page is None else page
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = str(error.detail)
     if not isinstance(error, Problem) and detail == HTTPStatus(error.status_code).phrase:
         detail = _ROUTING.get(error.status_code, detail)
-    return problem_response(error.status_code, detail, error.headers, getattr(error, "members", None))
+    return _reply(request, error.status_code, detail, error.headers, getattr(error, "members", None))
 
 
 _ROUTING = {
@@ -115,38 +124,38 @@ _ROUTING = {
 }
 
 
-async def _answer_request(_request: Request, error: Exception) -> JSONResponse:
+async def _answer_request(request: Request, error: Exception) -> Response:
     """Answer parameters, headers or a body that FastAPI has refused."""
     assert isinstance(error, RequestValidationError)
     details = [{**item, "loc": item["loc"][1:] if len(item["loc"]) > 1 else item["loc"]} for item in error.errors()]
-    return problem_response(422, describe_fields(cast("list[ErrorDetails]", details)))
+    return _reply(request, 422, describe_fields(cast("list[ErrorDetails]", details)))
 
 
-async def _answer_value(_request: Request, error: Exception) -> JSONResponse:
+async def _answer_value(request: Request, error: Exception) -> Response:
     """Answer a value that a function of the service has refused; an outage can be a ``ValueError`` too."""
     if isinstance(error, ValidationError) or not is_waited_for(error):
-        return problem_response(422, describe_error(error))
-    return await _answer_unavailable(_request, error)
+        return _reply(request, 422, describe_error(error))
+    return await _answer_unavailable(request, error)
 
 
-async def _answer_unknown(_request: Request, error: Exception) -> JSONResponse:
+async def _answer_unknown(request: Request, error: Exception) -> Response:
     if isinstance(error, KeyError | IndexError):  # of our own code: nobody has asked for it
-        return await _answer_unforeseen(_request, error)
-    return problem_response(404, describe_error(error))
+        return await _answer_unforeseen(request, error)
+    return _reply(request, 404, describe_error(error))
 
 
-async def _answer_conflict(_request: Request, error: Exception) -> JSONResponse:
-    return problem_response(409, describe_error(error))
+async def _answer_conflict(request: Request, error: Exception) -> Response:
+    return _reply(request, 409, describe_error(error))
 
 
-async def _answer_unavailable(_request: Request, error: Exception) -> JSONResponse:
-    return problem_response(503, describe_error(error), {"Retry-After": _RETRY_S})
+async def _answer_unavailable(request: Request, error: Exception) -> Response:
+    return _reply(request, 503, describe_error(error), {"Retry-After": _RETRY_S})
 
 
-async def _answer_unforeseen(request: Request, error: Exception) -> JSONResponse:
+async def _answer_unforeseen(request: Request, error: Exception) -> Response:
     """Answer an outage that an endpoint has met; of anything else the log has the traceback, and nothing of the request."""
     if is_waited_for(error):
         return await _answer_unavailable(request, error)
     route = request.scope.get("route")
     LOG.error("%s %s failed", request.method, getattr(route, "path", "an unknown address"), exc_info=error)
-    return problem_response(500, "the service has failed: its log has the reason")
+    return _reply(request, 500, "the service has failed: its log has the reason")

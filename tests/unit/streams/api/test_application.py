@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import TypeAdapter
@@ -121,8 +122,20 @@ async def test_a_page_of_somebody_else_may_not_send_requests(api: Api, headers: 
     assert "Access-Control-Allow-Origin" not in reply.headers
 
 
-async def test_the_own_page_may_send_requests(api: Api):
-    reply = await api.post("/api/v1/simulations", {}, Origin=f"http://127.0.0.1:{api.port}", Sec_Fetch_Site="same-origin")
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_a_form_of_somebody_elses_page_decides_nothing(api: Api, site: str):
+    """As browsers send it: without asking before, as a form has a type that needs no permission."""
+    sent = {"Origin": f"http://localhost:{api.port + 1}", "Sec_Fetch_Site": site, "Sec_Fetch_Mode": "navigate"}
+    for path in (f"/api/v1/retrains/{uuid4()}/approval", "/login", "/logout"):
+        for kind in ("text/plain", "application/x-www-form-urlencoded"):
+            reply = await api.ask("POST", path, b"", Content_Type=kind, **sent)
+            assert reply.status == 403
+            assert "may not send requests to this service" in reply.body["detail"]
+
+
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "same-origin", "Origin": "null"}, {}])
+async def test_the_own_page_may_send_requests(api: Api, headers: dict[str, str]):
+    reply = await api.post("/api/v1/simulations", {}, **({"Origin": f"http://127.0.0.1:{api.port}"} | headers))
     assert reply.status == 422
 
 
@@ -240,7 +253,7 @@ async def test_the_document_describes_every_endpoint_with_its_errors_and_its_sco
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             assert operation["summary"], f"{method} {path}"
-            assert operation["security"] == [{"HTTPBearer": []}], f"{method} {path}"
+            assert operation["security"] == [{"HTTPBearer": []}, {"APIKeyCookie": []}], f"{method} {path}"
             assert {"401", "403", "422", "429", "503"} <= operation["responses"].keys(), f"{method} {path}"
     bodies = [
         operation["requestBody"]
