@@ -10,18 +10,16 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field, PlainValidator
-from pydantic_core import to_jsonable_python
 
 from schemas.base import Frozen, Whole, shorten
 from sql.dead_letter_store import find_refused
 from streams.api import examples
 from streams.api.access import Context, OperateCaller
-from streams.api.bodies import read_decision
+from streams.api.bodies import json_response, read_decision
 from streams.api.idempotency import Answer, IdempotencyKey, Occasion, do_once
 from streams.api.openapi import decision_body
 from streams.api.problems import Problem, problems
-from streams.api.shapes import DeadLetterShape
-from streams.operations import Correction, await_replay_results, load_dead_letters, park_record, replay_dead_letters
+from streams.operations import Correction, SentReplay, await_replay_results, park_record, replay_dead_letters
 
 __all__ = ["router"]
 
@@ -69,13 +67,16 @@ class Replay(Frozen):
 
 
 class Replayed(BaseModel):
-    """What became of a refused record: how many records were published for it, and the state of the last one."""
+    """What became of a refused record: how many records were published for it, the last one, and its result once it is stored.
+
+    A dry run tells the value that would be published.
+    """
 
     dry_run: bool
     records: int
-    value: str
+    last: str | None
     state: str
-    letter: DeadLetterShape
+    value: str | None
 
 
 class ParkRequest(Frozen):
@@ -109,27 +110,33 @@ async def replay(
     """
     body = await read_decision(request, Replay)
     correction = body.correction()
+    pool = await context.pool()
 
-    async def act(_occasion: Occasion) -> Answer:
-        pool = await context.pool()
+    async def send() -> list[SentReplay]:
         refused = await find_refused(pool, str(refusal_id))
-        await context.client()  # an outage of Kafka is answered at once
         sent, skipped = await replay_dead_letters(
             context.settings, pool, [refused], correction, by=caller.name, dry_run=body.dry_run
         )
         if skipped:
             raise Problem(422, f"nothing is published: {skipped[0].reason.replace('--value FILE', 'value')}")
-        (letter,) = await (load_dead_letters if body.dry_run else await_replay_results)(pool, [refused])
-        answer = {
-            "dry_run": body.dry_run,
-            "records": len(sent),
-            "value": sent[0].value.decode(errors="replace"),
-            "state": letter.state,
-            "letter": letter.to_dict(),
-        }
-        return Answer(200, to_jsonable_python(answer))
+        return sent
 
+    async def act(_occasion: Occasion) -> Answer:
+        await context.client()  # an outage of Kafka is answered at once
+        sent = await send()
+        (letter,) = await await_replay_results(pool, [sent[0].refused])
+        last = letter.replays[-1]
+        # Without the value, which may name people: the answer is stored with the key of the request.
+        return Answer(200, _replayed(len(sent), letter.state, last=f"{last.topic}:{last.partition}:{last.offset}"))
+
+    if body.dry_run:
+        sent = await send()
+        return json_response(_replayed(len(sent), "", value=sent[0].value.decode(errors="replace")))
     return await do_once(context, request, caller, idempotency_key, await request.body(), act)
+
+
+def _replayed(records: int, state: str, *, last: str | None = None, value: str | None = None) -> dict[str, Any]:
+    return {"dry_run": last is None, "records": records, "last": last, "state": state, "value": value}
 
 
 @router.post(

@@ -392,11 +392,15 @@ async def test_a_refused_record_is_corrected_and_counted(api: aiohttp.ClientSess
     assert "nothing is published: would be refused again" in again["detail"]
     correction = {"set": {"actual_value": 0.1}, "drop": ["surprise"]}
     checked = await ask(api, "POST", f"{path}/replays", json={**correction, "dry_run": True})
-    assert (json.loads(checked["value"])["actual_value"], checked["letter"]["replays"]) == (0.1, [])
-    done = await ask(api, "POST", f"{path}/replays", json=correction)
-    (replay,) = done["letter"]["replays"]
+    assert (json.loads(checked["value"])["actual_value"], checked["last"]) == (0.1, None)
+    key = {"Idempotency-Key": "correction"}
+    done = await ask(api, "POST", f"{path}/replays", json=correction, headers=key)
+    assert await ask(api, "POST", f"{path}/replays", json=correction, headers=key) == done
+    (replay,) = (await ask(api, "GET", path))["replays"]
     assert (replay["by"], replay["change"]) == (operator_name(), "actual_value = 0.1, without surprise")
+    assert (replay["as"], replay["came_of_it"]) == (done["last"], done["state"])
     assert not done["state"].startswith("refused")
+    assert "actual_value" not in str(await pool.fetchval("SELECT answer FROM api_requests WHERE request_key = 'correction'"))
     assert await pool.fetchval("SELECT count(*) FROM event_heads WHERE event_id = $1", UUID(body["event_id"])) == 1
 
     position = {name: listed[name] for name in ("topic", "partition", "offset")}
