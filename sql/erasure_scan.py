@@ -25,7 +25,7 @@ _DIGEST = "a digest or a salt, which leads to nobody"
 _NAME = "a name by which the service finds its rows, of a line, a source, a topic, a process or a kind"
 _TRANSIENT = "deleted with its request, moments after the last shard is computed"
 _OPERATOR = "a token is named after a program or an operator: revoke it, and create one with another name"
-_KEY = "deleted a day after its request, of which it has a digest and the address of the answer"
+_KEY = "deleted a day after its request, of which it has a digest, and the answer without values of records"
 _FIGURES = "figures by their names, which the service gives"
 
 UNDECLARED = "no reason is declared"
