@@ -417,7 +417,7 @@ async def test_a_walk_over_the_openapi_document_meets_no_error_of_the_service(
     host, port = settings.api_address
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method"
     arguments = ["run", f"http://{host}:{port}/openapi.json", "--checks", checks, "--phases", "examples,coverage,fuzzing"]
-    limits = ["--max-examples", "5", "--max-time", "40", "--seed", "1", "--suppress-health-check", "all", "--request-timeout", "20"]
+    limits = ["--max-examples", "3", "--max-time", "25", "--seed", "1", "--suppress-health-check", "all", "--request-timeout", "20"]
     walk = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", *arguments, *limits, "--no-color", "--continue-on-failure"),
         cwd=tmp_path,  # where it keeps what it has generated
