@@ -10,12 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-import psutil
-
 from deploy.stack.child import Steps
 from streams.settings import Role
 from tests.chaos.environment import Environment, Worker, run_steps
 from tests.chaos.schedule import Fault, FaultKind
+from tests.freezing import frozen
 
 __all__ = ["inject_fault"]
 
@@ -122,15 +121,8 @@ async def _freeze_mlflow(environment: Environment, fault: Fault) -> str:
 
 async def _freeze_server(pid: int | None, lasts_s: float) -> str:
     """Stop all processes of a server: it accepts connections and answers none."""
-    tree = psutil.Process(pid)
-    processes = [tree, *tree.children(recursive=True)]
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.suspend()
-    await asyncio.sleep(lasts_s)
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.resume()
+    with frozen(pid) as processes:
+        await asyncio.sleep(lasts_s)
     return f"{len(processes)} processes"
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -29,6 +26,7 @@ from streams.operations.verify import verify
 from streams.settings import PORTS, Settings
 from streams.web.dashboard import serve_dashboard
 from streams.worker.supervisor import Workers
+from tests.freezing import frozen
 from tests.outcomes import TOPIC, make_card, make_line, outcome
 from tests.polling import committed_offsets, until
 
@@ -107,19 +105,13 @@ async def test_a_part_that_is_frozen_shows_everywhere_within_15_s_and_in_few_lin
             await publish(settings, range(10_000, 10_200))
             await until(lambda: is_ingested(settings, n_before + 200))
             pids, log_start = dict(workers.pids), len(log.read_text().splitlines())
-            frozen = family_of(pid)
-            for process in frozen:
-                os.kill(process, signal.SIGSTOP)
-            start_s = time.monotonic()
-            try:
+            with frozen(pid):
+                start_s = time.monotonic()
                 await until(lambda: shows_outage(settings, page, part))
                 noticed_s = time.monotonic() - start_s
                 await asyncio.sleep(max(0.0, 40.0 - noticed_s))
                 assert await shows_outage(settings, page, part)
                 lines = log.read_text().splitlines()[log_start:]
-            finally:
-                for process in frozen:
-                    os.kill(process, signal.SIGCONT)
             await until(lambda: shows_no_outage(settings, page, part))
             await publish(settings, range(10_200, 10_400))
             await until(lambda: is_ingested(settings, n_before + 400))
@@ -164,14 +156,6 @@ async def is_ready(settings: Settings) -> bool:
                 if reply.status != 200:
                     return False
     return True
-
-
-def family_of(pid: int) -> list[int]:
-    """A process with its descendants: PostgreSQL has a process for each connection."""
-    columns = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
-    parents = dict(zip(map(int, columns[::2]), map(int, columns[1::2]), strict=True))
-    children = [child for child, parent in parents.items() if parent == pid]
-    return [pid, *(descendant for child in children for descendant in family_of(child))]
 
 
 async def shows_outage(settings: Settings, page: str, part: str) -> bool:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sql.migrate import migrate
 from streams.client import KafkaUnavailable, NoAnswer, TwinClient
 from streams.kafka import create_topics
 from streams.settings import Settings
+from tests.freezing import frozen
 from tests.outcomes import make_line
 
 ENDS_WITHIN_S = 60.0  # a command that waits for a server without a limit takes longer, on any machine
@@ -77,27 +78,12 @@ def is_progress(lines: list[str], arguments: list[str]) -> bool:
     return all(line.startswith(steps) for line in lines)
 
 
-@contextmanager
-def frozen(part: Any) -> Iterator[None]:
-    """A server that accepts connections and answers nothing."""
-    processes = [psutil.Process(part.pid), *psutil.Process(part.pid).children(recursive=True)]
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):  # the server ends processes of its own
-            process.suspend()
-    try:
-        yield
-    finally:
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
-
-
 @pytest.mark.parametrize(
     "arguments",
     [["simulate", "email_campaign", "--timeout", "3"], ["verify"], ["replay", "simulation-requests"], ["migrate"], FORGET],
 )
 def test_a_kafka_that_does_not_answer_ends_a_command(stack: LocalStack, environment: dict[str, str], arguments: list[str]):
-    with frozen(stack.kafka):
+    with frozen(stack.kafka.pid):
         status, error = run(environment, *arguments)
     *progress, refusal = error.splitlines()
     assert status == 1
@@ -110,7 +96,7 @@ def test_a_kafka_that_does_not_answer_ends_a_command(stack: LocalStack, environm
     [["models", "list"], ["verify"], ["migrate"], ["dlq", "list"], FORGET, ["simulate", "email_campaign", "--timeout", "3"]],
 )
 def test_a_postgres_that_does_not_answer_ends_a_command(stack: LocalStack, environment: dict[str, str], arguments: list[str]):
-    with frozen(stack.postgres):
+    with frozen(stack.postgres.pid):
         status, error = run(environment, *arguments)
     address = f"127.0.0.1:{stack.postgres.port}"
     limits = "(TWIN_POSTGRES_DSN, TWIN_POSTGRES_CONNECT_TIMEOUT_S)"
@@ -139,7 +125,7 @@ def test_a_kafka_that_stops_to_answer_ends_a_publication(stack: LocalStack, envi
     table.write_text("actual_value,predicted_value\n" + "0.1,0.2\n" * 20_000, encoding="utf-8")
     with started(environment, "outcomes", "publish", str(table)) as process:
         wait_for_connection(process, stack.kafka.port)
-        with frozen(stack.kafka):
+        with frozen(stack.kafka.pid):
             _, error = process.communicate(timeout=ENDS_WITHIN_S)
     assert process.returncode == 1
     assert error.startswith(f"twinstream: Kafka at {stack.kafka_bootstrap} ")
@@ -148,7 +134,7 @@ def test_a_kafka_that_stops_to_answer_ends_a_publication(stack: LocalStack, envi
 
 def test_an_interrupted_command_ends_at_once_with_one_line(stack: LocalStack, environment: dict[str, str]):
     environment["TWIN_KAFKA_CONNECT_TIMEOUT_S"] = "1000"
-    with frozen(stack.kafka), started(environment, "simulate", "email_campaign", "--timeout", "1000") as process:
+    with frozen(stack.kafka.pid), started(environment, "simulate", "email_campaign", "--timeout", "1000") as process:
         wait_for_connection(process, stack.kafka.port)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=ENDS_WITHIN_S)
@@ -200,11 +186,11 @@ def test_a_postgres_that_refuses_a_client_is_named_without_the_password(stack: L
 
 async def test_a_client_of_a_kafka_that_does_not_answer_raises_no_answer(stack: LocalStack):
     settings = Settings(kafka_bootstrap=stack.kafka_bootstrap, kafka_connect_timeout_s=CONNECT_S)
-    with frozen(stack.kafka), pytest.raises(KafkaUnavailable, match="TWIN_KAFKA_BOOTSTRAP"):
+    with frozen(stack.kafka.pid), pytest.raises(KafkaUnavailable, match="TWIN_KAFKA_BOOTSTRAP"):
         async with TwinClient(settings):
             pass
     async with TwinClient(settings) as client:
-        with frozen(stack.kafka), pytest.raises(NoAnswer, match="Kafka at"):
+        with frozen(stack.kafka.pid), pytest.raises(NoAnswer, match="Kafka at"):
             await client.request(REQUEST, timeout_s=2.0)
     with pytest.raises(NoAnswer, match="is a worker with the role simulation running"):
         async with TwinClient(settings) as client:
