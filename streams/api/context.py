@@ -19,10 +19,14 @@ from streams.api.unavailable import Unavailable, reach
 from streams.client import KafkaUnavailable, TwinClient
 from streams.errors import describe_error, is_waited_for
 from streams.operations.outcome_check import OutcomeCheck
+from streams.outages import OUTAGES
 from streams.registry import ModelLoader
-from streams.reporting.overview import Overview
+from streams.reporting.overview import Overview, read_overview
 from streams.settings import Settings
-from streams.web.overview_reader import OverviewReader
+from streams.web.change_feed import ChangeFeed
+from streams.web.page_reader import PageReader
+from streams.web.pages import Pages
+from streams.web.rendering import PageState
 
 __all__ = ["ApiContext"]
 
@@ -40,7 +44,8 @@ class ApiContext:
     Attributes:
         settings: of this process.
         closing: set when the role stops, so that streams end.
-        overview: reads what the page shows.
+        pages: the pages of the service.
+        feed: tells open pages of changes.
         watch: the simulations that somebody waits for.
         uploads: limits how many tables are read at a time.
         computing: limits what computes in this process to one at a time.
@@ -57,7 +62,9 @@ class ApiContext:
                 "postgres_lock_timeout_s": min(seconds, settings.postgres_lock_timeout_s),
             }
         )
-        self.overview = OverviewReader(self._postgres)
+        self._reader = PageReader(self._postgres)
+        self.pages = Pages(self._reader, settings, lambda problem: PageState(outages=OUTAGES.current(), problem=problem))
+        self.feed = ChangeFeed(self.pages.change_mark)
         self.watch = SimulationWatch(self.pool, self.closing)
         self.uploads = asyncio.Semaphore(_UPLOADS)
         self.computing = asyncio.Semaphore(1)
@@ -76,7 +83,8 @@ class ApiContext:
         context = cls(settings)
         following = asyncio.create_task(context.follow_catalogue())
         try:
-            yield context
+            async with context.feed.running():
+                yield context
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
@@ -124,10 +132,10 @@ class ApiContext:
         """
         now = time.monotonic()
         if self._recent is None or now - self._recent[0] > _RECENT_S:
-            reading = await self.overview.read()
-            if reading.overview is None or reading.problem:
+            reading = await self._reader.read("overview", lambda pool: read_overview(pool, self.settings.n_min))
+            if reading.value is None or reading.problem:
                 raise Unavailable("Postgres", reading.problem)
-            self._recent = now, reading.overview
+            self._recent = now, reading.value
         return self._recent[1]
 
     async def publish(self, event: Event) -> None:
@@ -165,10 +173,11 @@ class ApiContext:
     def close_streams(self) -> None:
         """End what is streamed to readers."""
         self.closing.set()
+        self.feed.end()
 
     async def close(self) -> None:
         """Close the connections."""
-        self.overview.close()
+        self._reader.close()
         if self._client is not None:
             with suppress(Exception):
                 await self._client.__aexit__(None, None, None)

@@ -1,18 +1,22 @@
-"""The page of the service, with its scripts and styles, as the role web serves it."""
+"""The pages of the service, with their scripts and styles, as the role web serves it."""
 
 from __future__ import annotations
 
 import gzip
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from functools import cache
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
+from schemas.base import shorten
 from streams.api.access import Context, ReadCaller
 from streams.api.problems import Problem
-from streams.outages import OUTAGES
 from streams.web.assets import PAGE_POLICY, Asset, find_asset
-from streams.web.dashboard import PageState, render_dashboard
+from streams.web.change_feed import TooManyListeners
+from streams.web.page_lists import PairParameters
+from streams.web.pages import KINDS, PARAMETERS, PageAnswer
 
 __all__ = ["router"]
 
@@ -22,12 +26,34 @@ _KEEP = "private, max-age=31536000, immutable"  # its address changes with its c
 
 
 @router.get("/")
-async def page(context: Context, _caller: ReadCaller) -> HTMLResponse:
-    """The page, which loads nothing from elsewhere; it answers also while Kafka or Postgres is out."""
-    reading = await context.overview.read()
-    state = PageState(outages=OUTAGES.current(), problem=reading.problem)
-    html = render_dashboard(reading.overview, context.settings, state)
-    return HTMLResponse(html, headers={"Content-Security-Policy": PAGE_POLICY})
+async def lines(request: Request, context: Context, _caller: ReadCaller) -> HTMLResponse:
+    """The first page, which loads nothing from elsewhere; it answers also while Kafka or Postgres is out."""
+    return _response(await context.pages.lines(_parameters(request)))
+
+
+@router.get("/lines/{name}")
+async def line(name: str, request: Request, context: Context, _caller: ReadCaller) -> HTMLResponse:
+    """The page of a line."""
+    return _response(await context.pages.line(name, _parameters(request)))
+
+
+@router.get("/events")
+async def events(context: Context, _caller: ReadCaller) -> StreamingResponse:
+    """Server-sent events: ``change`` each time that what pages show has changed."""
+    changes = context.feed.listen()
+    try:
+        await anext(changes)
+    except TooManyListeners as error:
+        raise Problem(503, str(error), {"Retry-After": "10"}) from None
+    headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+    return StreamingResponse(_messages(changes), media_type="text/event-stream", headers=headers)
+
+
+async def _messages(changes: AsyncGenerator[bool, None]) -> AsyncIterator[str]:
+    async with aclosing(changes):
+        yield "retry: 2000\n\n"
+        async for has_changed in changes:
+            yield "event: change\ndata: 1\n\n" if has_changed else ": no change\n\n"
 
 
 @router.get("/static/{path:path}")
@@ -40,6 +66,38 @@ async def static(path: str, request: Request, _caller: ReadCaller) -> Response:
     if "gzip" not in request.headers.get("accept-encoding", ""):
         return Response(item.content, media_type=item.media_type, headers=headers)
     return Response(_compressed(item), media_type=item.media_type, headers={**headers, "Content-Encoding": "gzip"})
+
+
+def _add_lists(kind: str) -> None:
+    """Add the addresses of a list and of the items in it."""
+
+    @router.get(f"/{kind}")
+    async def listed(request: Request, context: Context, _caller: ReadCaller) -> HTMLResponse:
+        return _response(await context.pages.listed(kind, _parameters(request)))
+
+    @router.get(f"/{kind}/{{item_id}}")
+    async def single(item_id: str, request: Request, context: Context, _caller: ReadCaller) -> HTMLResponse:
+        _parameters(request)
+        return _response(await context.pages.single(kind, item_id))
+
+
+for _kind in KINDS:
+    _add_lists(_kind)
+
+
+def _response(answer: PageAnswer) -> HTMLResponse:
+    return HTMLResponse(answer.html, answer.status, {"Content-Security-Policy": PAGE_POLICY})
+
+
+def _parameters(request: Request) -> PairParameters:
+    """The parameters of a page's address.
+
+    Raises:
+        Problem: when there are others than pages take.
+    """
+    if unknown := sorted(request.query_params.keys() - set(PARAMETERS)):
+        raise Problem(400, f"unknown parameter {shorten(unknown[0])}: use {', '.join(PARAMETERS)}")
+    return PairParameters(request.query_params.multi_items())
 
 
 @cache

@@ -27,7 +27,7 @@ from streams.reporting import (
 from streams.reporting.overview import HistoryPoint, LineOverview, SeriesHistory
 from streams.reporting.text import model_facts
 from streams.training import ImportedTable
-from streams.web.dashboard import render_report
+from streams.web.rendering import render_report
 
 __all__ = ["DemoReport", "make_report"]
 

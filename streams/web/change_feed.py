@@ -30,6 +30,7 @@ class ChangeFeed:
         self._read_mark, self._poll_s, self._heartbeat_s = read_mark, poll_s, heartbeat_s
         self._listeners: set[asyncio.Event] = set()
         self._mark = ""
+        self._has_ended = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -38,6 +39,7 @@ class ChangeFeed:
         try:
             yield
         finally:
+            self.end()
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
@@ -57,11 +59,19 @@ class ChangeFeed:
             while True:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), self._heartbeat_s)
+                if self._has_ended:
+                    return
                 has_changed = changed.is_set()
                 changed.clear()
                 yield has_changed
         finally:
             self._listeners.discard(changed)
+
+    def end(self) -> None:
+        """Let those who listen go."""
+        self._has_ended = True
+        for changed in self._listeners:
+            changed.set()
 
     async def _follow(self) -> None:
         while True:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from engine.fidelity import rule_limit
 from schemas import TWIN_TYPES, DriftRule, DriftState, ModelCard, line_parts
+from schemas.twin_types import ALL_ROWS
 from sql.overview_store import SimulationRun
 from streams.reporting import (
     Chart,
@@ -22,13 +24,15 @@ from streams.reporting import (
     line_title,
     moment,
     plain_words,
+    segment_label,
     series_chart,
     short_id,
 )
 from streams.reporting.overview import LineOverview
 
-__all__ = ["line_charts", "simulations_chart", "status_tone"]
+__all__ = ["line_charts", "simulation_charts", "simulations_chart", "status_tone"]
 
+_MAX_GROUPS = 6
 _STATE_TONES: dict[str, Tone] = {
     DriftState.OK: "good",
     DriftState.WARNING: "warn",
@@ -110,18 +114,87 @@ def simulations_chart(simulations: Iterable[SimulationRun]) -> Chart:
     )
 
 
+def simulation_charts(run: SimulationRun) -> dict[str, Chart | None]:
+    """The charts ``effect`` of a simulation with its alternatives, and ``subgroups``, which is None where no moderator is known."""
+    results = run.results
+    threshold = results.get("min_effect_threshold")
+    lines = [] if threshold is None else [ReferenceLine(threshold, f"worthwhile from {threshold:.1%}")]
+    requested = [_interval(run)] if "ate" in results else []
+    subgroups = [item for name, groups in _by_dimension(results).items() for item in _subgroup_intervals(name, groups)]
+    return {
+        "effect": intervals_chart(
+            requested + [_alternative(values) for values in results.get("alternatives", [])],
+            title="Effect against the threshold",
+            description="Average effect of the requested intervention and of its alternatives, each with its interval.",
+            lines=lines,
+        ),
+        "subgroups": intervals_chart(
+            subgroups,
+            title="Effects by subgroup",
+            description="Average effect in the largest subgroups of each dimension, each with its interval.",
+            lines=lines,
+        )
+        if subgroups
+        else None,
+    }
+
+
+def _by_dimension(results: Mapping[str, Any]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    by_dimension: Mapping[str, Sequence[Mapping[str, Any]]] = (results.get("heterogeneity") or {}).get("by_dimension", {})
+    return by_dimension
+
+
+def _subgroup_intervals(dimension: str, groups: Sequence[Mapping[str, Any]]) -> list[ChartInterval]:
+    """The largest groups of a dimension that a moderator is about."""
+    moderated = [group for group in groups if group.get("moderated", True)]
+    return [
+        ChartInterval(
+            label=f"{plain_words(dimension)} {group['group']}",
+            estimate=group["estimate"],
+            lower=group["ci_lower"],
+            upper=group["ci_upper"],
+            note=f"{count(group['n'])} twins",
+        )
+        for group in sorted(moderated, key=lambda group: -group["n"])[:_MAX_GROUPS]
+    ]
+
+
+def _alternative(values: Mapping[str, Any]) -> ChartInterval:
+    difference = f"{values['difference']:+.1%} against the requested one".replace("-", "\N{MINUS SIGN}")
+    return ChartInterval(
+        label=campaign_label(values["intervention"].get("intervention_type", "?")),
+        estimate=values["ate"],
+        lower=values["ate_ci_lower"],
+        upper=values["ate_ci_upper"],
+        note=f"{difference}, best with probability {values['probability_best']:.0%}",
+        tone="two",
+    )
+
+
 def _series(line: LineOverview, metric: str) -> list[ChartSeries]:
-    tones: tuple[Tone, ...] = ("one", "two")
+    """A series for each model and chosen segment, in the tones that tell them apart."""
+    tones: tuple[Tone, ...] = ("one", "two", "good", "warn", "muted", "bad")
+    is_segmented = len({history.segment for history in line.series}) > 1 or any(
+        history.segment != ALL_ROWS for history in line.series
+    )
     return [
         ChartSeries(
-            label=f"model {short_id(history.card.model_id)}",
+            label=f"{_segment(history.segment)}, {short_id(history.card.model_id)}" if is_segmented else _model(history.card),
             times=[point.at for point in history.points],
             values=[getattr(point.metrics, metric) for point in history.points],
             margins=[point.metrics.standard_errors.get(metric) for point in history.points],
-            tone=tones[index % 2],
+            tone=tones[index % (len(tones) if is_segmented else 2)],
         )
         for index, history in enumerate(line.series)
     ]
+
+
+def _segment(segment: str) -> str:
+    return "all outcomes" if segment == ALL_ROWS else segment_label(segment)
+
+
+def _model(card: ModelCard) -> str:
+    return f"model {short_id(card.model_id)}"
 
 
 def _error_lines(card: ModelCard | None, rule: DriftRule) -> list[ReferenceLine]:

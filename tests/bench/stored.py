@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from sql.database import Connection, Pool, connect, open_pool
+from sql.database import Connection, connect
 from streams.operations.verify import verify
-from streams.reporting.overview import read_overview
 from streams.settings import ROLES, Settings
-from streams.web.dashboard import render_dashboard
 from streams.worker.supervisor import Workers
 from tests.bench.measure import Aim, Figure
 from tests.bench.outcomes import STORED, InArrays, publish
 from tests.bench.sizes import peak_bytes
 from tests.bench.tables import Measured, promote_first
+from tests.pages import NO_PARAMETERS, pages_of
 
 __all__ = ["stored_figures"]
 
@@ -136,11 +135,8 @@ def _costs(runner: asyncio.Runner, connection: Connection, measured: Measured, s
 
 
 async def _page_s(settings: Settings) -> float:
-    async def render(pool: Pool) -> None:
-        render_dashboard(await read_overview(pool, settings.n_min), settings)
-
-    async with await open_pool(settings, dsn=settings.read_dsn) as pool:
-        return await _median_s(lambda: render(pool))
+    async with pages_of(settings.read_dsn) as pages:
+        return await _median_s(lambda: pages.lines(NO_PARAMETERS))
 
 
 async def _median_s(work: Callable[[], Awaitable[Any]]) -> float:

@@ -17,8 +17,8 @@ from sql.database import Pool, open_pool
 from streams.reporting import EventMarker
 from streams.reporting.overview import read_overview
 from streams.settings import Settings
-from streams.web.dashboard import render_dashboard, render_report, serve_dashboard
-from tests.browsing import open_browser, watched_page
+from streams.web.dashboard import serve_dashboard
+from streams.web.rendering import render_report
 from tests.flow.line_fixture import LINE, add_history
 from tests.polling import until
 
@@ -41,12 +41,16 @@ def text_of(html: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", body).split())
 
 
-async def test_an_empty_service_names_the_first_commands(page_settings, page_pool):
-    text = text_of(render_dashboard(await read_overview(page_pool, 200), page_settings))
-    assert "No model line yet" in text
-    assert "twinstream train FILE" in text
-    assert "No simulation has been requested yet" in text
-    assert "No record has been refused." in text
+async def test_an_empty_service_names_the_first_commands(page_settings):
+    async with serve_dashboard(page_settings) as address:
+        texts = [await get(f"{address}{section}") for section in ("", "simulations", "retrains", "models", "refused")]
+    first, simulations, retrains, models, refused = texts
+    assert "No model line yet" in first
+    assert "twinstream train FILE" in first
+    assert "No simulation has been requested yet" in simulations
+    assert "No retrain has been requested yet" in retrains
+    assert "No model has been trained yet" in models
+    assert "No record has been refused." in refused
 
 
 async def test_the_overview_has_the_exact_newest_window_of_every_segment(page_pool):
@@ -70,37 +74,37 @@ async def test_rules_apply_only_from_the_minimum_number_of_outcomes(page_pool):
     assert all("too few to judge" in verdict.reason for verdict in line.overall.verdicts)
 
 
-async def test_the_dashboard_shows_everything_and_escapes_foreign_text(page_settings, page_pool):
+async def test_the_pages_show_everything_and_escape_foreign_text(page_settings, page_pool):
     await add_history(page_pool, now=NOW)
-    async with serve_dashboard(page_settings) as address, aiohttp.ClientSession() as session, session.get(address) as reply:
-        html = await reply.text()
-        policy = reply.headers["Content-Security-Policy"]
-    text = text_of(html)
-    for text_part in (
-        "HCP · Kisqali",
-        "prescribing change",
-        "21,600 outcomes ingested",
-        "Speaker program",
-        "6.1% to 15.8%",
-        "do not deploy",
-        "on an assumption",
-        "MAE 0.0761 is above 0.06144",
-        "the second challenger was promoted",
-        "challenger MAE",
-        "outcome-events:2 @ 41",
-        "2 segments",
-    ):
-        assert text_part in text, text_part
+    shown = {
+        "": ["HCP · Kisqali", "prescribing change", "21,600 outcomes ingested"],
+        f"lines/{LINE}": ["MAE 0.0761 is above 0.06144", "the second challenger was promoted", "challenger MAE", "2 segments"],
+        "simulations": ["Speaker program", "6.1% to 15.8%", "do not deploy", "on an assumption"],
+        "refused": ["outcome-events:2 @ 41", "the record is no JSON"],
+    }
+    async with serve_dashboard(page_settings) as address, aiohttp.ClientSession() as session:
+        for path, texts in shown.items():
+            async with session.get(f"{address}{path}") as reply:
+                html, policy = await reply.text(), reply.headers["Content-Security-Policy"]
+            for text_part in texts:
+                assert text_part in text_of(html), text_part
+            assert "script-src 'self'; style-src 'self'" in policy
+            assert not re.search(r"<script(?! (src=\"/static/|type=\"application/json\"))|<style| style=| on[a-z]+=", html)
+            assert not re.search(r"""(src|href)=["']https?://(?!127\.0\.0\.1)""", html)
+        async with session.get(f"{address}refused/{await page_pool.fetchval('SELECT refusal_id FROM refused_records')}") as reply:
+            html = await reply.text()
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert(1)" in html
-    assert "script-src 'self'; style-src 'self'" in policy
-    assert not re.search(r"<script(?! (src=\"/static/|type=\"application/json\"))|<style| style=| on[a-z]+=", html)
-    assert not re.search(r"""(src|href)=["']https?://(?!127\.0\.0\.1)""", html)
 
 
 async def test_charts_have_markers_of_the_retrain_and_the_promotion(page_settings, page_pool):
     await add_history(page_pool, now=NOW)
-    html = render_dashboard(await read_overview(page_pool, 200), page_settings)
+    async with (
+        serve_dashboard(page_settings) as address,
+        aiohttp.ClientSession() as session,
+        session.get(f"{address}lines/{LINE}") as reply,
+    ):
+        html = await reply.text()
     blocks = re.findall(r'<script type="application/json">(.*?)</script>', html)
     error = next(chart for chart in map(json.loads, blocks) if chart["title"] == "Mean absolute error over time")
     assert {"retrain requested", "challenger rejected", "promoted"} <= {marker["label"] for marker in error["markers"]}
@@ -171,14 +175,3 @@ async def test_a_report_loads_nothing_and_has_markers_of_its_own(page_pool):
     assert "<script src" not in html
     assert html.count('"label": "injected shift"') == 2
     assert "AS TEXT &lt;&amp;&gt;" in html
-
-
-async def test_a_browser_shows_the_dashboard_without_errors_and_refreshes_it(page_settings, page_pool):
-    await add_history(page_pool, now=NOW)
-    async with serve_dashboard(page_settings) as address, open_browser() as browser, watched_page(browser) as page:
-        await page.goto(address)
-        await page.locator("summary", has_text="2 segments").click()
-        await page_pool.execute("DELETE FROM refused_records")
-        await page.get_by_text("No record has been refused.").wait_for(timeout=30_000)
-        assert await page.get_by_text("region=south").is_visible()
-        assert await page.locator("figure[data-chart] svg").count() == 3

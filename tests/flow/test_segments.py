@@ -86,7 +86,7 @@ async def test_five_thousand_values_of_a_dimension_make_two_hundred_series_and_e
     assert len(scrape) < 1_000_000
 
     async with serve_dashboard(settings) as address:
-        page = await get(address)
+        page = await get(f"{address}lines/{LINE}")
     assert "region: all other values" in page
     assert len(page) < 200_000
     assert "region: all other values" in await twinstream("fidelity")

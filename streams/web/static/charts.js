@@ -69,16 +69,19 @@
 
   const halo = (colours) => ({ textBorderColor: colours.card, textBorderWidth: 3 });
 
-  function limitLines(chart, colours, axis) {
+  // Labels of limits are beside the plot where there is room, the upper one above its line and the others below.
+  function limitLines(chart, colours, axis, isInside = false) {
     const sorted = [...chart.lines].sort((a, b) => b.value - a.value);
-    const place = (index) => (axis === "xAxis" ? "start" : index === 0 ? "insideEndTop" : "insideEndBottom");
+    const inside = (index) => ({ position: index === 0 ? "insideEndTop" : "insideEndBottom" });
+    const beside = (index) => ({ position: "end", verticalAlign: index === 0 ? "bottom" : "top" });
+    const place = (index) => (axis === "xAxis" ? { position: "start" } : isInside ? inside(index) : beside(index));
     return {
       silent: true,
       symbol: "none",
       data: sorted.map((line, index) => ({
         [axis]: line.value,
         lineStyle: { color: colours[line.tone], type: [6, 4], width: 1.2 },
-        label: { show: true, formatter: () => line.label, position: place(index), color: colours[line.tone], fontSize: 12, distance: 3, ...halo(colours) },
+        label: { show: true, formatter: () => line.label, ...place(index), color: colours[line.tone], fontSize: 12, distance: 3, ...halo(colours) },
       })),
     };
   }
@@ -118,7 +121,7 @@
     };
   }
 
-  const isNarrow = (width) => width < 560;
+  const isNarrow = (width) => width < 480;
   const innerLabels = (form) => ({ showMinLabel: false, showMaxLabel: false, formatter: (value) => formatValue(value, form) });
 
   const withZero = (lines, colours) => ({
@@ -150,7 +153,8 @@
   function curvesOption(chart, colours, width) {
     const style = axisStyle(colours);
     const [low, high] = horizontalExtent(chart);
-    const grid = { left: 58, right: 18, bottom: chart.kind === "times" ? 62 : 48 };
+    const right = isNarrow(width) ? 18 : Math.max(18, 12 + CHARACTER * Math.max(0, ...chart.lines.map((line) => line.label.length)));
+    const grid = { left: 58, right, bottom: chart.kind === "times" ? 62 : 48 };
     const placed = placeMarkers(chart, low, high, width - grid.left - grid.right);
     const strip = ROW * (1 + Math.max(-1, ...placed.map((marker) => marker.row)));
     const top = (chart.curves.length > 1 ? 30 : 10) + strip;
@@ -181,7 +185,7 @@
         ...(chart.kind === "times" ? [{ type: "slider", xAxisIndex: [0, 1], filterMode: "none", height: 12, bottom: 3, left: grid.left, right: grid.right, showDataShadow: false, showDetail: false, borderColor: colours.rule, fillerColor: faded(colours.one, 0.12), handleStyle: { color: colours.card, borderColor: colours.soft }, moveHandleSize: 0, brushSelect: false }] : []),
       ],
       tooltip: { ...common(chart, colours).tooltip, trigger: "axis", formatter: (points) => tooltipText(points) },
-      series: [...chart.curves.flatMap((curve, index) => curveSeries(chart, curve, index, colours)), ...markerSeries(chart, placed, colours)],
+      series: [...chart.curves.flatMap((curve, index) => curveSeries(chart, curve, index, colours, isNarrow(width))), ...markerSeries(chart, placed, colours)],
     };
   }
 
@@ -196,7 +200,7 @@
 
   const tooltipText = (points) => [...new Set(points.map((point) => point.data?.text).filter(Boolean))].slice(0, 12).join("\n");
 
-  function curveSeries(chart, curve, index, colours) {
+  function curveSeries(chart, curve, index, colours, isInside) {
     const colour = colours[curve.tone];
     const points = curve.points.map(([x, value, , text]) => ({ value: [x, value ?? "-"], text: value === null ? "" : text }));
     const line = {
@@ -210,7 +214,7 @@
       itemStyle: { color: colour },
       lineStyle: { color: colour, width: 2, type: DASHES[index % DASHES.length] },
       emphasis: { disabled: true },
-      markLine: index === 0 ? limitLines(chart, colours, "yAxis") : undefined,
+      markLine: index === 0 ? limitLines(chart, colours, "yAxis", isInside) : undefined,
     };
     const segments = unbroken(curve.points).filter((segment) => segment.some((point) => point[2]));
     return [line, ...segments.map((segment) => bandSeries(curve, segment, colour))];

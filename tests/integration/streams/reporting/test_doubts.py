@@ -13,9 +13,8 @@ from sql.source_position_store import begin_source
 from streams.ingestion import ContextLoader, OutcomePipeline
 from streams.reporting.overview import read_overview
 from streams.reporting.text import windows_dict, windows_text
-from streams.settings import Settings
-from streams.web.dashboard import render_dashboard
-from tests.outcomes import TOPIC, make_card, make_line, outcome, poll_batches, record
+from tests.outcomes import LINE, TOPIC, make_card, make_line, outcome, poll_batches, record
+from tests.pages import NO_PARAMETERS, pages_of
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ async def ingest(pool: Pool, outcomes: list[dict[str, Any]]) -> None:
         await pipeline.ingest(batch)
 
 
-async def test_the_newest_window_names_what_is_missing_and_what_is_far_off(pool: Pool):
+async def test_the_newest_window_names_what_is_missing_and_what_is_far_off(pool: Pool, fresh_database: str):
     outcomes = [outcome(number) for number in range(250)]
     outcomes += [outcome(number, actual_value=None) for number in (250, 251, 252)]
     outcomes += [outcome(252, revision=1), far(253, 900.0), far(254, -50.0), far(255, 70.0), far(255, 0.5, revision=1)]
@@ -67,4 +66,5 @@ async def test_the_newest_window_names_what_is_missing_and_what_is_far_off(pool:
     payload = windows_dict(line)
     assert [row["error"] for row in payload["outliers"]] == [900.0, 50.0]
     assert next(window for window in payload["windows"] if window["segment"] == "all")["metrics"]["n_skipped"] == 2
-    assert outcomes[-4]["event_id"] in render_dashboard(await read_overview(pool, 200), Settings())
+    async with pages_of(fresh_database) as pages:
+        assert outcomes[-4]["event_id"] in (await pages.line(LINE, NO_PARAMETERS)).html

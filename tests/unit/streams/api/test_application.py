@@ -205,7 +205,8 @@ async def test_more_requests_than_the_limit_are_told_when_to_try_again():
 async def test_the_page_is_there_also_without_servers(api: Api):
     reply = await api.ask("GET", "/")
     assert reply.status == 200
-    assert "<title>Twinstream</title>" in reply.body
+    assert "<title>Lines · Twinstream</title>" in reply.body
+    assert "The figures cannot be read now" in reply.body
     scripts = re.findall(r'src="(/static/[^"]+)"', reply.body)
     assert scripts
     for path in scripts:
@@ -213,6 +214,11 @@ async def test_the_page_is_there_also_without_servers(api: Api):
         assert (loaded.status, loaded.headers["Content-Encoding"]) == (200, "gzip")
         assert loaded.headers["Content-Type"].startswith("text/javascript")
     assert (await api.ask("GET", "/static/0/page.css")).status == 404
+    for path in ("/lines/hcp:kisqali:prescribing_change", "/simulations", "/models/00000000-0000-0000-0000-000000000001"):
+        reply = await api.ask("GET", path)
+        assert (reply.status, "script-src 'self'" in reply.headers["Content-Security-Policy"]) == (200, True)
+    assert (await api.ask("GET", "/nothing")).status == 404
+    assert (await api.ask("GET", "/simulations?odd=1")).status == 400
 
 
 async def test_a_port_that_is_taken_is_refused_with_the_setting_that_changes_it(api: Api):

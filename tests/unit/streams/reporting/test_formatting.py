@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from streams.reporting import formatting
-from streams.web.dashboard import differences, facts
+from streams.web.rendering import differences, facts
 
 NOW = datetime(2025, 3, 4, 12, tzinfo=UTC)
 

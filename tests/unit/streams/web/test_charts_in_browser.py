@@ -11,7 +11,7 @@ from playwright.async_api import Page
 
 from streams.reporting.charts import Curve, EventMarker, ReferenceLine, curves_chart
 from streams.reporting.charts import chart_table as table_of
-from streams.web.dashboard import render_report
+from streams.web.rendering import render_report
 from tests.browsing import open_browser, watched_page
 from tests.evidence.page import render, to_dict
 from tests.evidence.part import Part, Plot

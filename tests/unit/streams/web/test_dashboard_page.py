@@ -12,12 +12,29 @@ from schemas import BUILT_IN, DriftState, FidelityMetrics, RealismReport, Verdic
 from sql.overview_store import OverviewCounts
 from sql.population_realism_store import FilterRealism
 from streams.outages import Outage
-from streams.reporting.overview import LineOverview, Overview, SegmentWindow
+from streams.reporting.line_list import LineList
+from streams.reporting.overview import LineChoice, LineOverview, SegmentWindow
 from streams.settings import Settings
-from streams.web.dashboard import PageState, render_dashboard
+from streams.web.dashboard_charts import line_charts
+from streams.web.page_lists import HISTORY, MAX_CHOSEN, ListChoice
+from streams.web.page_reader import PageReader
+from streams.web.pages import Pages
+from streams.web.rendering import PageState, render_page
 from tests.outcomes import LINE, make_card
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def line_page(line: LineOverview) -> str:
+    """The page of a line."""
+    content = {"charts": line_charts(line, NOW), "choice": LineChoice(), "history": HISTORY, "max_chosen": MAX_CHOSEN}
+    return render_page("line.html", Settings(), "/", at=NOW, line=line, **content)
+
+
+def first_page(counts: OverviewCounts | None, state: PageState | None = None) -> str:
+    """The first page of a service without lines, or without figures."""
+    pages = Pages(PageReader(Settings()), Settings(), lambda problem: PageState(problem=problem))
+    return pages.render_lines(None if counts is None else LineList(NOW, (), counts), ListChoice(ranged=False), state or PageState())
 
 
 def page_of(mae: float, *, fired: bool, state: DriftState = DriftState.OK, evidence_ratio: float = 0.25) -> str:
@@ -27,7 +44,7 @@ def page_of(mae: float, *, fired: bool, state: DriftState = DriftState.OK, evide
     verdict = Verdict(rule="mae_increase", action="retrain", fired=fired, reason="as tested")
     window = SegmentWindow("all", metrics, state, evidence_ratio, (verdict,), "as tested")
     line = LineOverview(LINE, "auto", card, card, (window,), NOW, 3600.0, (), (), (), None, (), {})
-    return render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(400, 0, 0)), Settings())
+    return line_page(line)
 
 
 def tone_of_error(html: str) -> str:
@@ -54,7 +71,7 @@ def test_only_the_rule_on_the_mean_absolute_error_marks_it():
 
 def test_the_page_names_the_version_of_the_catalogue_of_a_champion():
     line = LineOverview(LINE, "auto", make_card(), None, (), None, 3600.0, (), (), (), None, (), {}, catalogue_version=7)
-    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings())
+    html = line_page(line)
     assert ", under catalogue version 7. Retraining" in html
 
 
@@ -63,7 +80,7 @@ def test_a_brand_of_ones_own_has_its_label_on_the_page_in_whatever_letters():
     install(BUILT_IN.with_entries({"brands": {"acmezumab": {"label": label}}}))
     name = "hcp:acmezumab:prescribing_change"
     line = LineOverview(name, "auto", make_card(), None, (), None, 3600.0, (), (), (), None, (), {}, catalogue_version=1)
-    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings())
+    html = line_page(line)
     assert f"HCP · {escape(label)}" in html
     assert label not in html
 
@@ -81,17 +98,15 @@ def test_a_window_of_too_few_outcomes_has_insufficient_data():
 
 
 def test_roles_that_are_not_ready_are_named_with_what_they_do():
-    overview = Overview(NOW, (), (), (), OverviewCounts(0, 0, 0))
     state = PageState({"fidelity": "restoring 3 of 7 lines", "trainer": "starts its process"})
-    html = render_dashboard(overview, Settings(), state)
+    html = first_page(OverviewCounts(0, 0, 0), state)
     assert "fidelity (restoring 3 of 7 lines), trainer (starts its process)." in html
-    assert "Not all roles are ready" not in render_dashboard(overview, Settings())
+    assert "Not all roles are ready" not in first_page(OverviewCounts(0, 0, 0))
 
 
 def test_a_part_that_is_out_is_named_with_what_it_means_and_its_error_is_escaped():
-    overview = Overview(NOW, (), (), (), OverviewCounts(0, 0, 0))
     outage = Outage("kafka", NOW, 0.0, 1234, "OSError: <script>", 0.0)
-    html = render_dashboard(overview, Settings(), PageState({"trainer": "kafka is out"}, [outage]))
+    html = first_page(OverviewCounts(0, 0, 0), PageState({"trainer": "kafka is out"}, [outage]))
     assert "Kafka has not answered since 12:00:00 UTC" in html
     assert "producers have to wait" in html
     assert "1,234 attempts failed: OSError: &lt;script&gt;" in html
@@ -100,21 +115,21 @@ def test_a_part_that_is_out_is_named_with_what_it_means_and_its_error_is_escaped
 
 def test_a_server_of_the_local_stack_that_ended_is_shown_with_what_happens_to_it():
     ended = "Kafka of the local stack ended (killed by SIGKILL); it is started again in 4 s"
-    html = render_dashboard(None, Settings(), PageState(servers=[ended, "Postgres <ended>"]))
+    html = first_page(None, PageState(servers=[ended, "Postgres <ended>"]))
     assert f">{ended}.</li>" in html
     assert "Postgres &lt;ended&gt;." in html
 
 
 def test_a_page_without_figures_says_why():
-    html = render_dashboard(None, Settings(), PageState(problem="no answer from Postgres for 3 s"))
+    html = first_page(None, PageState(problem="no answer from Postgres for 3 s"))
     assert "The figures cannot be read now (no answer from Postgres for 3 s)." in html
-    assert "Simulations" not in html
+    assert "outcomes ingested" not in html
 
 
 def page_with(windows: tuple[SegmentWindow, ...]) -> str:
     card = make_card()
     line = LineOverview(LINE, "auto", card, card, windows, NOW, 3600.0, (), (), (), None, (), {})
-    return render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(400, 0, 0)), Settings())
+    return line_page(line)
 
 
 def window_of(segment: str, n: int = 1, state: DriftState = DriftState.OK) -> SegmentWindow:
@@ -146,7 +161,7 @@ def test_no_value_on_the_page_is_markup():
 
 def test_parked_records_are_shown_when_there_are_any() -> None:
     def page(counts: OverviewCounts) -> str:
-        return render_dashboard(Overview(NOW, (), (), (), counts), Settings())
+        return first_page(counts)
 
     assert "parked" not in page(OverviewCounts(10, 0, 3))
     waiting = page(OverviewCounts(10, 0, 3, 2, 1))
@@ -165,7 +180,7 @@ def test_the_page_shows_the_verdict_on_twins_of_each_filter_and_escapes_its_valu
         FilterRealism({"decile": [9]}),
     )
     line = LineOverview(LINE, "auto", card, card, (), None, 3600.0, (), (), (), None, (), {}, realism=realism)
-    html = render_dashboard(Overview(NOW, (line,), (), (), OverviewCounts(0, 0, 0)), Settings())
+    html = line_page(line)
     assert "Twins with min_decile 8, region &lt;south&gt; or west: not realistic (an AUC of 0.950 is above 0.818), safe." in html
     assert "Twins with decile 10: not assessed (only 31 real rows satisfy the filters)." in html
     assert "Twins with decile 9: not assessed (not measured yet)." in html
