@@ -274,7 +274,7 @@ async def test_what_is_stored_is_read_page_by_page(api: aiohttp.ClientSession, p
     assert (await ask(api, "GET", f"/api/v1/model-cards/{promoted.model_id}"))["line"] == promoted.line
     assert [item["line"] for item in (await ask(api, "GET", "/api/v1/fidelity?brand=kisqali"))["items"]] == [promoted.line]
     assert "email_campaign" in (await ask(api, "GET", "/api/v1/catalogue"))["campaigns"]
-    assert "<title>Twinstream</title>" in await ask(api, "GET", "/")
+    assert "<title>Lines · Twinstream</title>" in await ask(api, "GET", "/")
     for path in ("models/hcp:kisqali:nothing/ledger", f"retrains/{uuid4()}", f"dead-letters/{uuid4()}", f"model-cards/{uuid4()}"):
         await ask(api, "GET", f"/api/v1/{path}", 404)
 
