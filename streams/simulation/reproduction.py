@@ -13,7 +13,7 @@ from streams.registry import ModelLoader
 from streams.settings import Settings
 from streams.simulation.simulator import Simulator
 
-__all__ = ["Reproduction", "reproduce"]
+__all__ = ["Reproduction", "reproduce", "reproduce_with"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Reproduction:
 
 
 async def reproduce(settings: Settings, pool: Pool, simulation_id: UUID) -> Reproduction:
+    """Compute a completed simulation again, see :func:`reproduce_with`, with models that are loaded for it."""
+    return await reproduce_with(ModelLoader.from_settings(pool, settings), pool, simulation_id)
+
+
+async def reproduce_with(models: ModelLoader, pool: Pool, simulation_id: UUID) -> Reproduction:
     """Compute a completed simulation again, from the model, effects version, population and seed that were pinned for it.
 
     Raises:
@@ -41,7 +46,6 @@ async def reproduce(settings: Settings, pool: Pool, simulation_id: UUID) -> Repr
     if pins.request is None or pins.answer is None or pins.answer.result is None:
         status = "has no answer yet" if pins.answer is None else f"was {pins.answer.status.value}: {pins.answer.reason}"
         raise ValueError(f"simulation {simulation_id} {status}; there is no result to reproduce")
-    models = ModelLoader.from_settings(pool, settings)
     result = await Simulator(pool, models).compute(pins, pins.request)
     with in_effect(pins.catalogue):
         result = SimulationResult.model_validate(result.model_dump(mode="json"))  # as a stored result is read back
