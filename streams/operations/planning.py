@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from engine import ExperimentDesigner
 from engine.experiments import Assignment, Counterfactuals
 from engine.twins import TwinModel
 from schemas import TWIN_TYPES, EffectPrior, ExperimentPlan, InterventionConfig, PopulationFilter
+from schemas.filters import conditions, rows_matching
 from sql.database import Database
 from sql.experiment_store import current_priors
 from streams.registry import ModelLoader, champion_of
 
-__all__ = ["LineChampion", "PilotAim", "feature_gaps", "line_champion", "plan_pilot", "target_unit", "with_predictions"]
+__all__ = [
+    "LineChampion",
+    "PilotAim",
+    "RealPeople",
+    "count_people",
+    "feature_gaps",
+    "line_champion",
+    "plan_pilot",
+    "target_unit",
+    "with_predictions",
+]
 
 
 class LineChampion(NamedTuple):
@@ -31,6 +43,25 @@ class PilotAim(NamedTuple):
     effect: float = 0.05
     power: float = 0.80
     n_available: int | None = None
+
+
+class RealPeople(NamedTuple):
+    """How many real people satisfy filters, of those that twins are drawn from."""
+
+    n: int
+    total: int
+
+
+def count_people(model: TwinModel, filters: PopulationFilter) -> RealPeople:
+    """Count the people behind twins with these filters: the entities of a model's rows, each row one where they have no names.
+
+    Raises:
+        ValueError: for a filter on a column that these twins lack.
+    """
+    table = model.table()
+    mask = rows_matching(table.features, conditions(model.card.twin_type, filters, model.card.own_features))
+    entities = np.arange(len(table)) if table.entities is None else table.entities
+    return RealPeople(len(np.unique(entities[mask])), len(np.unique(entities)))
 
 
 async def line_champion(database: Database, models: ModelLoader, line: str) -> LineChampion:
