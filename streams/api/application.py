@@ -8,7 +8,20 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp
 
-from streams.api import corrections, decisions, experiments, models, outcomes, page, planning, records, sessions, simulations
+from streams.api import (
+    answer_pages,
+    ask,
+    corrections,
+    decisions,
+    experiments,
+    models,
+    outcomes,
+    page,
+    planning,
+    records,
+    sessions,
+    simulations,
+)
 from streams.api.access import Access, ReadCaller
 from streams.api.context import ApiContext
 from streams.api.guard import Guard
@@ -34,8 +47,9 @@ def fastapi_app(context: ApiContext) -> FastAPI:
     app = FastAPI(title="Twinstream", version="1", description=_DESCRIPTION, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context, app.state.access = context, Access(context)
     add_problem_handlers(app)
-    app.include_router(page.router)
-    app.include_router(sessions.router)
+    app.add_exception_handler(page.OtherPage, page.answer_other_page)
+    for pages in (ask, answer_pages, page, sessions):
+        app.include_router(pages.router)
     for module in _SUBJECTS:
         app.include_router(module.router, prefix=PREFIX)
 

@@ -23,6 +23,7 @@ from streams.outages import OUTAGES
 from streams.registry import ModelLoader
 from streams.reporting.overview import Overview, read_overview
 from streams.settings import Settings
+from streams.web.ask_pages import AskPages
 from streams.web.change_feed import ChangeFeed
 from streams.web.page_reader import PageReader
 from streams.web.pages import Pages
@@ -38,6 +39,10 @@ _UPLOADS = 2
 _RECENT_S = 1.0
 
 
+def _page_state(problem: str) -> PageState:
+    return PageState(outages=OUTAGES.current(), problem=problem, asks_at="")
+
+
 class ApiContext:
     """The connections of the role, opened when they are first needed, and again after an outage.
 
@@ -45,6 +50,7 @@ class ApiContext:
         settings: of this process.
         closing: set when the role stops, so that streams end.
         pages: the pages of the service.
+        asking: those that ask.
         feed: tells open pages of changes.
         watch: the simulations that somebody waits for.
         uploads: limits how many tables are read at a time.
@@ -63,7 +69,8 @@ class ApiContext:
             }
         )
         self._reader = PageReader(self._postgres)
-        self.pages = Pages(self._reader, settings, lambda problem: PageState(outages=OUTAGES.current(), problem=problem))
+        self.pages = Pages(self._reader, settings, _page_state)
+        self.asking = AskPages(self._reader, settings, _page_state)
         self.feed = ChangeFeed(self.pages.change_mark)
         self.watch = SimulationWatch(self.pool, self.closing)
         self.uploads = asyncio.Semaphore(_UPLOADS)

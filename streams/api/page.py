@@ -6,6 +6,8 @@ import gzip
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import cache
+from http import HTTPStatus
+from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
@@ -18,7 +20,7 @@ from streams.web.change_feed import TooManyListeners
 from streams.web.page_lists import PairParameters
 from streams.web.pages import KINDS, PARAMETERS, PageAnswer
 
-__all__ = ["router"]
+__all__ = ["OtherPage", "answer_other_page", "page_response", "router"]
 
 router = APIRouter(include_in_schema=False)
 
@@ -28,13 +30,13 @@ _KEEP = "private, max-age=31536000, immutable"  # its address changes with its c
 @router.get("/")
 async def lines(request: Request, context: Context, _caller: ReadCaller) -> HTMLResponse:
     """The first page, which loads nothing from elsewhere; it answers also while Kafka or Postgres is out."""
-    return _response(await context.pages.lines(_parameters(request)))
+    return page_response(await context.pages.lines(_parameters(request)))
 
 
 @router.get("/lines/{name}")
 async def line(name: str, request: Request, context: Context, _caller: ReadCaller) -> HTMLResponse:
     """The page of a line."""
-    return _response(await context.pages.line(name, _parameters(request)))
+    return page_response(await context.pages.line(name, _parameters(request)))
 
 
 @router.get("/events")
@@ -73,20 +75,45 @@ def _add_lists(kind: str) -> None:
 
     @router.get(f"/{kind}")
     async def listed(request: Request, context: Context, _caller: ReadCaller) -> HTMLResponse:
-        return _response(await context.pages.listed(kind, _parameters(request)))
+        return page_response(await context.pages.listed(kind, _parameters(request)))
 
     @router.get(f"/{kind}/{{item_id}}")
     async def single(item_id: str, request: Request, context: Context, _caller: ReadCaller) -> HTMLResponse:
         _parameters(request)
-        return _response(await context.pages.single(kind, item_id))
+        answer = await context.pages.single(kind, item_id)
+        if answer.status == HTTPStatus.NOT_FOUND and kind == "simulations" and _was_published(context, item_id):
+            answer = context.pages.published(UUID(item_id))
+        return page_response(answer)
 
 
 for _kind in KINDS:
     _add_lists(_kind)
 
 
-def _response(answer: PageAnswer) -> HTMLResponse:
-    return HTMLResponse(answer.html, answer.status, {"Content-Security-Policy": PAGE_POLICY})
+class OtherPage(Exception):  # it is no error of the service
+    """Another page is the answer: one that tells why there is nothing to show."""
+
+    def __init__(self, answer: PageAnswer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+async def answer_other_page(_request: Request, error: Exception) -> HTMLResponse:
+    """Send the page of an :class:`OtherPage`."""
+    assert isinstance(error, OtherPage)
+    return page_response(error.answer)
+
+
+def _was_published(context: Context, item_id: str) -> bool:
+    try:
+        return context.was_published(UUID(item_id))
+    except ValueError:
+        return False
+
+
+def page_response(answer: PageAnswer) -> HTMLResponse:
+    """A page as it is sent. Its forms tell the service where they come from, which browsers hide without a referrer."""
+    return HTMLResponse(answer.html, answer.status, {"Content-Security-Policy": PAGE_POLICY, "Referrer-Policy": "same-origin"})
 
 
 def _parameters(request: Request) -> PairParameters:

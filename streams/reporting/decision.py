@@ -15,7 +15,7 @@ from streams.reporting.formatting import share
 
 __all__ = ["EffectDistribution", "decision_changes", "distribution_chart", "effect_distribution"]
 
-_POINTS = 81
+_POINTS = 41
 _REACH = 3.0
 _EVEN = 0.5
 

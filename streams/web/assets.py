@@ -15,12 +15,24 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
-__all__ = ["CHART_LIBRARY", "LIVE_SCRIPTS", "PAGE_POLICY", "SCRIPTS", "STYLES", "Asset", "asset", "document_policy", "find_asset"]
+__all__ = [
+    "CHART_LIBRARY",
+    "FORM_SCRIPTS",
+    "LIVE_SCRIPTS",
+    "PAGE_POLICY",
+    "SCRIPTS",
+    "STYLES",
+    "Asset",
+    "asset",
+    "document_policy",
+    "find_asset",
+]
 
 CHART_LIBRARY = "vendor/echarts-6.1.0/echarts.min.js"
 STYLES = ("page.css",)
 SCRIPTS = (CHART_LIBRARY, "charts.js")
 LIVE_SCRIPTS = ("live.js",)
+FORM_SCRIPTS = ("ask.js",)
 _MEDIA_TYPES = {"css": "text/css", "js": "text/javascript"}
 
 PAGE_POLICY = (
@@ -70,7 +82,7 @@ def asset(name: str) -> Asset:
 
 def find_asset(path: str) -> Asset | None:
     """The asset that is served at a path; None where there is none."""
-    return next((item for item in map(asset, STYLES + SCRIPTS + LIVE_SCRIPTS) if item.address == path), None)
+    return next((item for item in map(asset, STYLES + SCRIPTS + LIVE_SCRIPTS + FORM_SCRIPTS) if item.address == path), None)
 
 
 def document_policy(styles: Iterable[Asset], scripts: Iterable[Asset]) -> str:

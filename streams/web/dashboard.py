@@ -46,7 +46,7 @@ def dashboard_app(
 
     def state(problem: str) -> PageState:
         activities: dict[str, str] = {role: activity for role, activity in starting().items()}  # noqa: C416  # wider keys
-        return PageState(activities, OUTAGES.current(), problem, server_problems())
+        return PageState(activities, OUTAGES.current(), problem, server_problems(), settings.local_api)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         reader = PageReader(settings)

@@ -149,7 +149,7 @@ def _subgroup_intervals(dimension: str, groups: Sequence[Mapping[str, Any]]) -> 
     moderated = [group for group in groups if group.get("moderated", True)]
     return [
         ChartInterval(
-            label=f"{plain_words(dimension)} {group['group']}",
+            label=f"{plain_words(dimension)} {plain_words(group['group'])}",
             estimate=group["estimate"],
             lower=group["ci_lower"],
             upper=group["ci_upper"],
@@ -160,13 +160,13 @@ def _subgroup_intervals(dimension: str, groups: Sequence[Mapping[str, Any]]) -> 
 
 
 def _alternative(values: Mapping[str, Any]) -> ChartInterval:
-    difference = f"{values['difference']:+.1%} against the requested one".replace("-", "\N{MINUS SIGN}")
+    difference = f"{values['difference']:+.1%} difference".replace("-", "\N{MINUS SIGN}")
     return ChartInterval(
         label=campaign_label(values["intervention"].get("intervention_type", "?")),
         estimate=values["ate"],
         lower=values["ate_ci_lower"],
         upper=values["ate_ci_upper"],
-        note=f"{difference}, best with probability {values['probability_best']:.0%}",
+        note=f"{difference}, best with {values['probability_best']:.0%}",
         tone="two",
     )
 

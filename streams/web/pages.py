@@ -15,7 +15,7 @@ from sql.database import Pool
 from sql.dead_letter_store import UnknownRefusal, find_refused, replay_history
 from sql.ledger import Ledger
 from sql.model_card_rows import UnknownModel, load_card
-from sql.overview_store import OverviewCounts, find_retrain_summary, overview_counts
+from sql.overview_store import OverviewCounts, SimulationRun, find_retrain_summary, overview_counts
 from sql.page_store import (
     COUNTED,
     ListQuery,
@@ -29,6 +29,7 @@ from sql.page_store import (
 )
 from sql.retrain_store import UnknownRequest
 from streams.reporting import formatting
+from streams.reporting.decision import decision_changes, distribution_chart
 from streams.reporting.line_list import LineList, LineSummary, read_line_list
 from streams.reporting.overview import read_line
 from streams.reporting.retrain_report import load_retrain_report
@@ -47,7 +48,7 @@ from streams.web.page_lists import (
 from streams.web.page_reader import PageReader
 from streams.web.rendering import PageState, render_page
 
-__all__ = ["KINDS", "PARAMETERS", "PageAnswer", "Pages"]
+__all__ = ["KINDS", "PARAMETERS", "PageAnswer", "Pages", "simulation_content"]
 
 PARAMETERS = ("q", "state", "hours", "page", "segment")
 """The parameters that the addresses of pages take."""
@@ -216,9 +217,15 @@ class Pages:
             return self._problem(section, HTTPStatus.NOT_FOUND, "No such id", f"There is nothing with the id {item_id} here.")
         return PageAnswer(HTTPStatus.OK, self._render(template, section, self._state(reading.problem), **reading.value))
 
+    def published(self, simulation_id: UUID) -> PageAnswer:
+        """The page of a simulation that was published, and that no worker has read yet."""
+        sentence = f"Simulation {simulation_id} waits for a worker. Its answer is shown here as soon as it is there."
+        html = self._render("problem.html", "/simulations", self._state(""), heading="Published", sentence=sentence)
+        return PageAnswer(HTTPStatus.OK, html)
+
     async def _simulation(self, pool: Pool, simulation_id: UUID) -> dict[str, Any]:
         run = await find_simulation_run(pool, simulation_id)
-        return {} if run is None else {"at": datetime.now(UTC), "run": run, "charts": simulation_charts(run)}
+        return {} if run is None else simulation_content(run)
 
     async def _retrain(self, pool: Pool, retrain_id: UUID) -> dict[str, Any]:
         try:
@@ -255,6 +262,17 @@ class Pages:
     def _problem(self, section: str, status: HTTPStatus, heading: str, sentence: str) -> PageAnswer:
         html = self._render("problem.html", section, self._state(""), heading=heading, sentence=_capital(sentence))
         return PageAnswer(status, html)
+
+
+def simulation_content(run: SimulationRun) -> dict[str, Any]:
+    """What the page of a simulation shows, which its report shows too."""
+    distribution = distribution_chart(run.results, run.results.get("effect_unit", ""))
+    return {
+        "at": datetime.now(UTC),
+        "run": run,
+        "charts": {**simulation_charts(run), "distribution": distribution},
+        "changes": decision_changes(run.results, run.recommendation),
+    }
 
 
 def _matches(line: LineSummary, choice: ListChoice) -> bool:

@@ -22,7 +22,7 @@ from streams.web.assets import LIVE_SCRIPTS, SCRIPTS, STYLES, asset, document_po
 from streams.web.dashboard_charts import line_charts, simulations_chart, status_tone
 from streams.web.page_lists import RANGES
 
-__all__ = ["SECTIONS", "PageState", "differences", "facts", "render_page", "render_report"]
+__all__ = ["SECTIONS", "PageState", "differences", "facts", "render_document", "render_page", "render_report"]
 
 SECTIONS: Mapping[str, str] = {
     "/": "Lines",
@@ -47,12 +47,14 @@ class PageState:
         outages: the parts that are out.
         problem: why the figures could not be read anew, empty when they could.
         servers: what happens to servers of the local stack that have ended.
+        asks_at: beginning of the addresses of the pages that ask, empty where they are beside this one; None without any.
     """
 
     starting: Mapping[str, str] = field(default_factory=dict)
     outages: Sequence[Outage] = ()
     problem: str = ""
     servers: Sequence[str] = ()
+    asks_at: str | None = None
 
 
 def render_page(template: str, settings: Settings, section: str, state: PageState | None = None, **content: Any) -> str:
@@ -65,20 +67,28 @@ def render_page(template: str, settings: Settings, section: str, state: PageStat
         state: what does not work now.
         content: what its template shows; without ``at``, the time of the figures, there are none.
     """
+    state = state or PageState()
     return (
         _templates()
         .get_template(template)
         .render(
             {"at": None, **content},
             section=section,
-            sections=SECTIONS,
+            sections=SECTIONS if state.asks_at is None else {f"{state.asks_at}/ask": "Ask", **SECTIONS},
             sites={role: f"http://{settings.web_host}:{settings.port_of(role)}" for role in ROLES},
             styles=[asset(name) for name in STYLES],
             scripts=[asset(name) for name in SCRIPTS + LIVE_SCRIPTS],
-            state=state or PageState(),
+            state=state,
             now=datetime.now(UTC),
         )
     )
+
+
+def render_document(template: str, **content: Any) -> str:
+    """A page as one HTML file that opens without a network, and leads nowhere."""
+    styles, scripts = [asset(name) for name in STYLES], [asset(name) for name in SCRIPTS]
+    files = {"styles": styles, "scripts": scripts, "policy": document_policy(styles, scripts)}
+    return _templates().get_template(template).render({"state": PageState(), **content, **files})
 
 
 def render_report(overview: Overview, report: Mapping[str, Any], text: str, markers: Sequence[EventMarker]) -> str:

@@ -70,6 +70,8 @@ async def _serve_dashboard(settings: Settings, stack: LocalStack, workers: Worke
         while unready := await asyncio.to_thread(workers.advance, startup, notify):  # noqa: ASYNC110  # other processes start
             await asyncio.sleep(_POLL_S)
         notify(f"metrics: http://{settings.web_host}:{settings.port_of(ROLES[0])}/metrics and the next {len(ROLES) - 1} ports")
+        if settings.local_api:
+            notify(f"ask: {settings.local_api}/ask")
         host, api_port = settings.api_address
         notify(f"api: http://{host}:{api_port}/api/v1, described by http://{host}:{api_port}/openapi.json")
         notify(f"models: run mlflow server --backend-store-uri {settings.mlflow_uri}")

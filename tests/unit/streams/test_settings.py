@@ -27,3 +27,17 @@ def test_a_limit_of_liveness_is_read_from_the_environment_and_positive(name: str
 def test_a_heartbeat_limit_leaves_time_for_a_heartbeat_a_second():
     with pytest.raises(ValidationError, match="heartbeat_limit_s"):
         Settings(heartbeat_limit_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("own", "address"),
+    [
+        ({}, "http://127.0.0.1:6072"),
+        ({"api_host": "::1", "api_port": 7000}, "http://[::1]:7000"),
+        ({"api_host": "10.0.0.1"}, None),
+        ({"web_behind_proxy": True}, None),
+        ({"api_certificate_file": "c.pem"}, None),
+    ],
+)
+def test_pages_lead_to_the_api_where_a_browser_on_this_machine_reaches_it(own, address):
+    assert Settings(**own).local_api == address

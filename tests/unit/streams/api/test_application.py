@@ -221,6 +221,22 @@ async def test_the_page_is_there_also_without_servers(api: Api):
     assert (await api.ask("GET", "/simulations?odd=1")).status == 400
 
 
+async def test_the_form_that_asks_is_there_without_servers_and_takes_only_forms_of_its_own_page(api: Api):
+    shown = await api.ask("GET", "/ask")
+    assert shown.status == 200
+    assert "The form is shown as soon as the models can be read" in shown.body
+    assert shown.headers["Referrer-Policy"] == "same-origin"  # else browsers send forms without their origin
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    sent = await api.ask("POST", "/ask", b"campaign=email_campaign", Origin=f"http://127.0.0.1:{api.port}", **form)
+    foreign = await api.ask("POST", "/ask", b"campaign=email_campaign", Origin="https://evil.example", **form)
+    other = await api.ask("POST", "/ask", b"{}", **JSON)
+    broken = [await api.ask("POST", "/ask", body, **form) for body in (b"a=%ff", b"variant=a%00b")]
+    assert [reply.status for reply in (sent, foreign, other, *broken)] == [200, 403, 415, 400, 400]
+    assert other.headers["Accept-Post"] == "application/x-www-form-urlencoded"
+    assert "is no id" in (await api.ask("GET", "/simulations/latest/pilot")).body
+    assert (await api.ask("GET", "/simulations/00000000-0000-0000-0000-000000000001/report.html")).status == 503
+
+
 async def test_a_port_that_is_taken_is_refused_with_the_setting_that_changes_it(api: Api):
     with pytest.raises(OSError, match="set TWIN_API_HOST or TWIN_API_PORT"):
         async with serving_api(Settings(**NOWHERE, api_port=api.port)):
