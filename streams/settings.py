@@ -196,11 +196,15 @@ class Settings(PostgresSettings, BoundSettings, RetentionSettings):
             return False
 
     @property
+    def is_api_exposed(self) -> bool:
+        """Whether somebody beyond this machine may reach the HTTP API, so that requests need a token."""
+        return self.web_behind_proxy or self.api_certificate_file is not None or not self.is_api_on_loopback
+
+    @property
     def local_api(self) -> str | None:
         """Beginning of the addresses of the HTTP API for browsers on this machine; None where it is opened to a network."""
-        is_local = self.is_api_on_loopback and self.api_certificate_file is None and not self.web_behind_proxy
         host, port = self.api_address
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}" if is_local else None
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}" if not self.is_api_exposed else None
 
     def port_of(self, role: Role) -> int:
         """Port at which the process of a role serves ``/metrics``, ``/live`` and ``/ready``."""

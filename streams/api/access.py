@@ -20,7 +20,6 @@ from sql.api_token_store import SCOPES, ApiToken, Scope, find_token, note_token_
 from streams.api.context import ApiContext
 from streams.api.problems import Problem
 from streams.operations.operator import operator_name
-from streams.settings import Settings
 
 __all__ = [
     "SESSION_COOKIE",
@@ -31,7 +30,6 @@ __all__ = [
     "OperateCaller",
     "RateLimit",
     "ReadCaller",
-    "needs_token",
     "require_own_page",
 ]
 
@@ -55,11 +53,6 @@ class Caller(NamedTuple):
     scopes: tuple[Scope, ...]
 
 
-def needs_token(settings: Settings) -> bool:
-    """Whether requests need a token: where somebody beyond this machine may reach the API."""
-    return settings.web_behind_proxy or settings.api_certificate_file is not None or not settings.is_api_on_loopback
-
-
 class Access:
     """Finds out who sends a request, and refuses those who may not.
 
@@ -73,7 +66,7 @@ class Access:
 
     def __init__(self, context: ApiContext, clock: Callable[[], float] = time.monotonic) -> None:
         self._context = context
-        self.is_open = not needs_token(context.settings)
+        self.is_open = not context.settings.is_api_exposed
         self._tokens: TTLCache[bytes, ApiToken] = TTLCache(_REMEMBERED, _REMEMBER_S, timer=clock)
         self._rate = RateLimit(context.settings.api_rate_per_s, clock)
 

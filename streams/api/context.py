@@ -39,10 +39,6 @@ _UPLOADS = 2
 _RECENT_S = 1.0
 
 
-def _page_state(problem: str) -> PageState:
-    return PageState(outages=OUTAGES.current(), problem=problem, asks_at="")
-
-
 class ApiContext:
     """The connections of the role, opened when they are first needed, and again after an outage.
 
@@ -69,8 +65,8 @@ class ApiContext:
             }
         )
         self._reader = PageReader(self._postgres)
-        self.pages = Pages(self._reader, settings, _page_state)
-        self.asking = AskPages(self._reader, settings, _page_state)
+        self.pages = Pages(self._reader, settings, self._page_state)
+        self.asking = AskPages(self._reader, settings, self._page_state)
         self.feed = ChangeFeed(self.pages.change_mark)
         self.watch = SimulationWatch(self.pool, self.closing)
         self.uploads = asyncio.Semaphore(_UPLOADS)
@@ -82,6 +78,10 @@ class ApiContext:
         self._pool: Pool | None = None
         self._client: TwinClient | None = None
         self._opening = asyncio.Lock()
+
+    def _page_state(self, problem: str) -> PageState:
+        exposed = self.settings.is_api_exposed
+        return PageState(outages=OUTAGES.current(), problem=problem, asks_at="", can_act=True, has_log_in=exposed)
 
     @classmethod
     @asynccontextmanager

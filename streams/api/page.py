@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
 from schemas.base import shorten
-from streams.api.access import Context, ReadCaller
+from streams.api.access import Context, OperateCaller, ReadCaller
 from streams.api.problems import Problem
 from streams.web.assets import PAGE_POLICY, Asset, find_asset
 from streams.web.change_feed import TooManyListeners
@@ -84,6 +84,13 @@ def _add_lists(kind: str) -> None:
         if answer.status == HTTPStatus.NOT_FOUND and kind == "simulations" and _was_published(context, item_id):
             answer = context.pages.published(UUID(item_id))
         return page_response(answer)
+
+
+@router.get("/refused/{item_id}")
+async def refused_record(item_id: str, request: Request, context: Context, _caller: OperateCaller) -> HTMLResponse:
+    """A refused record with its bytes, which may name people."""
+    _parameters(request)
+    return page_response(await context.pages.single("refused", item_id))
 
 
 for _kind in KINDS:

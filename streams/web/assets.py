@@ -31,7 +31,7 @@ __all__ = [
 CHART_LIBRARY = "vendor/echarts-6.1.0/echarts.min.js"
 STYLES = ("page.css",)
 SCRIPTS = (CHART_LIBRARY, "charts.js")
-LIVE_SCRIPTS = ("live.js",)
+LIVE_SCRIPTS = ("live.js", "act.js")
 FORM_SCRIPTS = ("ask.js",)
 _MEDIA_TYPES = {"css": "text/css", "js": "text/javascript"}
 

@@ -51,6 +51,8 @@ _STATUS_TONES: dict[str, Tone] = {
     "rolled_back": "warn",
     "stopped": "warn",
     "suggested": "one",
+    "approved": "good",
+    "refused": "warn",
     "policy": "muted",
     "gain": "good",
     "nothing": "warn",

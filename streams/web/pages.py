@@ -89,7 +89,7 @@ _LISTS: Mapping[str, _List] = MappingProxyType(
             list_simulation_runs,
             lambda rows: {"chart": simulations_chart(rows[:_CHARTED])},
         ),
-        "retrains": _List(("queued", "running", "suggested", "promoted", "rejected", "failed", "stale"), list_retrains),
+        "retrains": _List(("queued", "running", "suggested", "promoted", "rejected", "failed", "stale", "refused"), list_retrains),
         "models": _List(("champion", "trained", "promoted", "suggested", "rejected", "rolled_back", "failed"), list_models),
         "refused": _List(("waiting", "replayed"), list_refused_records),
     }
@@ -241,7 +241,7 @@ class Pages:
             return {}
         champion = await Ledger(pool).champion(card.line)
         events = await model_events(pool, model_id)
-        return {"at": datetime.now(UTC), "card": card, "is_champion": champion == model_id, "events": events}
+        return {"at": datetime.now(UTC), "card": card, "champion": champion, "is_champion": champion == model_id, "events": events}
 
     async def _refused(self, pool: Pool, refusal_id: UUID) -> dict[str, Any]:
         try:

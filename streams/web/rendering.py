@@ -36,6 +36,7 @@ SECTIONS: Mapping[str, str] = {
 _MAX_LIST_ITEMS = 6
 _MAX_SEGMENTS = 30
 _MAX_SHOWN_BYTES = 20_000
+_MAX_EDITED_BYTES = 200_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class PageState:
         problem: why the figures could not be read anew, empty when they could.
         servers: what happens to servers of the local stack that have ended.
         asks_at: beginning of the addresses of the pages that ask, empty where they are beside this one; None without any.
+        can_act: whether the HTTP API is beside the pages, so that they offer decisions.
+        has_log_in: whether the reader has logged in with a token.
     """
 
     starting: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +58,8 @@ class PageState:
     problem: str = ""
     servers: Sequence[str] = ()
     asks_at: str | None = None
+    can_act: bool = False
+    has_log_in: bool = False
 
 
 def render_page(template: str, settings: Settings, section: str, state: PageState | None = None, **content: Any) -> str:
@@ -136,6 +141,7 @@ def _templates() -> Environment:
         "facts": facts,
         "carrier_sentences": carrier_sentences,
         "feature_sentences": feature_sentences,
+        "editable": _editable,
         "readable": _readable,
         "realism_sentences": realism_sentences,
         "moment": formatting.moment,
@@ -160,6 +166,14 @@ def _templates() -> Environment:
     }
     environment.globals |= {"change": _typographic(formatting.change), "max_segments": _MAX_SEGMENTS, "ranges": RANGES}
     return environment
+
+
+def _editable(value: bytes | None) -> str | None:
+    """Bytes as text that can be edited; None where they are none, or too many."""
+    try:
+        return value.decode() if value is not None and len(value) <= _MAX_EDITED_BYTES else None
+    except UnicodeDecodeError:
+        return None
 
 
 def _readable(value: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sql.api_token_store import SCOPES
-from streams.api.access import RateLimit, needs_token
+from streams.api.access import RateLimit
 from streams.operations.api_tokens import scopes_up_to
 from streams.settings import Settings
 from tests.clock import Clock
@@ -54,4 +54,4 @@ def test_a_scope_includes_those_before_it():
     ],
 )
 def test_a_token_is_needed_wherever_more_than_this_machine_may_ask(own: dict[str, object], is_needed: bool):
-    assert needs_token(Settings(**own)) is is_needed
+    assert Settings(**own).is_api_exposed is is_needed
