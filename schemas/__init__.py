@@ -24,6 +24,7 @@ from schemas.events import (
     SimulationProgress,
     SimulationRequest,
     SourceId,
+    TrainingRequest,
 )
 from schemas.fidelity_models import (
     DRIFT_RULES,
@@ -108,6 +109,7 @@ __all__ = [
     "SubgroupEffect",
     "SubgroupResult",
     "TrackRecord",
+    "TrainingRequest",
     "TwinModelMetrics",
     "TwinPopulation",
     "TwinType",

@@ -38,6 +38,7 @@ from schemas.service_events import (
 from schemas.simulation_models import InterventionConfig, SimulationResult, require_meant_for
 from schemas.subgroup_results import MAX_PARTICIPANTS, MAX_SUBGROUPS, SubgroupResult, require_parts_of
 from schemas.thresholds import ConfidenceThreshold, EffectThreshold
+from schemas.training_requests import TrainingRequest
 from schemas.twin_types import TWIN_TYPES, KnownBrand, TwinType, model_line
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "SimulationProgress",
     "SimulationRequest",
     "SourceId",
+    "TrainingRequest",
     "canonical_digest",
     "padded_sums",
 ]
@@ -368,6 +370,7 @@ EVENTS: dict[str, type[Event]] = {
     "fidelity-windows": FidelityWindow,
     "drift-events": DriftEvent,
     "retrain-events": RetrainEvent,
+    "training-requests": TrainingRequest,
     "model-events": ModelEvent,
     "effect-priors": EffectsEvent,
     "catalogue-versions": CatalogueEvent,

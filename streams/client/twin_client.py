@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from schemas import EffectsEvent, Event, OutcomeEvent, SimulationAnswer, SimulationRequest
+from schemas import EffectsEvent, Event, OutcomeEvent, SimulationAnswer, SimulationRequest, TrainingRequest
 from schemas.base import shorten
 from schemas.simulation_models import ANSWERED
 from streams.client.discovery import settings_with_kafka
@@ -247,6 +247,8 @@ def _key(event: Event) -> str:
     match event:
         case SimulationRequest() | SimulationAnswer():
             return str(event.simulation_id)
+        case TrainingRequest():
+            return str(event.training_id)
         case OutcomeEvent():
             return str(event.event_id)
         case EffectsEvent():

@@ -23,19 +23,20 @@ __all__ = ["asyncapi_document", "event_schemas", "write_schemas"]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _SCHEMA_FORMAT = "application/schema+json;version=draft-2020-12"
 _BINDING_VERSION = "0.5.0"
-_RECEIVED_TOPICS = ("simulation-requests", "outcome-events", "experiment-results")
+_RECEIVED_TOPICS = ("simulation-requests", "outcome-events", "experiment-results", "training-requests")
 _KEYS = {
     "simulation-requests": "simulation_id",
     "simulation-results": "simulation_id",
     "simulation-progress": "simulation_id",
+    "training-requests": "training_id",
     "outcome-events": "chosen by the producer; the event_id when there is none",
     "effect-priors": "model line and intervention, separated by a colon",
     DEAD_LETTERS: "key of the refused record",
 }
 _DESCRIPTION = """\
 Topics that Twinstream reads and writes on Kafka. Values are JSON, times have a time zone, unknown fields are refused. Other
-programs send to simulation-requests, outcome-events and experiment-results; a record that is refused is published on dead-letters
-unchanged, with the reason in its headers."""
+programs send to simulation-requests, outcome-events, experiment-results and training-requests; a record that is refused is
+published on dead-letters unchanged, with the reason in its headers."""
 _CLOUD_EVENT_HEADERS = {
     "ce_specversion": "version of CloudEvents",
     "ce_type": "twinstream.EVENT.vVERSION",

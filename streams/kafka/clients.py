@@ -21,6 +21,7 @@ __all__ = ["MAX_PARTITION_FETCH_BYTES", "open_admin", "open_consumer", "open_pro
 LOG = logging.getLogger(__name__)
 CLOSE_S = 2.0
 """The longest wait for a client to close; where its broker does not answer, it closes in the background."""
+_METADATA_AGE_MS = 30_000  # after this, a consumer knows of topics and partitions that were added
 _LINGER_MS = 5  # records that are sent together travel together
 MAX_PARTITION_FETCH_BYTES = 1024 * 1024  # a batch that is larger is fetched alone
 
@@ -46,11 +47,11 @@ async def open_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
 
 
 @asynccontextmanager
-async def open_consumer(settings: Settings, *topics: str) -> AsyncIterator[AIOKafkaConsumer]:
-    """Open a consumer that belongs to no group, commits nothing and reads ``topics`` from their beginning.
+async def open_consumer(settings: Settings, *topics: str, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
+    """Open a consumer that commits nothing by itself and reads ``topics`` from their beginning, or from where its group goes on.
 
-    Without topics it reads the partitions that the caller assigns. A record that cannot be decoded has a value of the class
-    :class:`~streams.kafka.parking.UnreadableBytes`.
+    Without a group it belongs to none, and without topics it reads the partitions that the caller assigns. A record that cannot be
+    decoded has a value of the class :class:`~streams.kafka.parking.UnreadableBytes`.
 
     Raises:
         aiokafka.errors.KafkaConnectionError: when no broker answers within ``kafka_connect_timeout_s``.
@@ -60,7 +61,9 @@ async def open_consumer(settings: Settings, *topics: str) -> AsyncIterator[AIOKa
     consumer = AIOKafkaConsumer(
         *topics,
         bootstrap_servers=settings.kafka_bootstrap,
+        group_id=group,
         enable_auto_commit=False,
+        metadata_max_age_ms=_METADATA_AGE_MS,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=MAX_PARTITION_FETCH_BYTES,
         fetch_max_bytes=2 * MAX_RECORD_BYTES,

@@ -19,6 +19,7 @@ __all__ = [
     "DEAD_LETTERS",
     "PARTITIONS",
     "READ_TOPICS",
+    "SIDE_TOPICS",
     "TOPICS",
     "Topic",
     "count_partitions",
@@ -68,6 +69,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("fidelity-windows"),
     Topic("drift-events"),
     Topic("retrain-events"),
+    Topic("training-requests", partitions=1),
     Topic("model-events", compacted=True),
     Topic("effect-priors", compacted=True),
     Topic("catalogue-versions", partitions=1, compacted=True),
@@ -88,6 +90,9 @@ READ_TOPICS: Mapping[Role, str] = MappingProxyType(
 )
 """Topic that each role reads, as the group ``twinstream-ROLE``; the role web reads none."""
 
+SIDE_TOPICS: Mapping[Role, str] = MappingProxyType({"trainer": "training-requests"})
+"""Topic with few records that a role reads beside its own, one record at a time, as the group ``twinstream-ROLE-TOPIC``."""
+
 _ANY_ROLE_WRITES = (DEAD_LETTERS,)
 _WRITTEN_TOPICS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
     {
@@ -96,7 +101,7 @@ _WRITTEN_TOPICS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
         "fidelity": ("fidelity-windows", "drift-events", "retrain-events"),
         "experiments": ("effect-priors",),
         "trainer": ("model-events",),
-        "web": ("simulation-requests", "outcome-events", "experiment-results"),
+        "web": ("simulation-requests", "outcome-events", "experiment-results", "training-requests"),
     }
 )
 
@@ -113,7 +118,7 @@ def topic_of(event: type[Event]) -> str:
 def needed_topics(role: Role) -> tuple[str, ...]:
     """The topics that a role reads or writes."""
     changelogs = [topic.name for topic in CHANGELOGS if topic.name.startswith(f"twinstream-{role}-")]
-    read = [READ_TOPICS[role]] if role in READ_TOPICS else []
+    read = [topics[role] for topics in (READ_TOPICS, SIDE_TOPICS) if role in topics]
     return (*read, *_WRITTEN_TOPICS[role], *_ANY_ROLE_WRITES, *changelogs)
 
 

@@ -25,6 +25,7 @@ _ID_FIELDS = {
     "simulation-requests": "simulation_id",
     "experiment-results": "experiment_id",
     "retrain-events": "retrain_id",
+    "training-requests": "training_id",
 }
 
 

@@ -22,7 +22,7 @@ __all__ = ["NAMING_TOPICS", "TopicHold", "republish_effects", "topic_holds"]
 
 NAMING_TOPICS = (
     *("outcome-events", "simulation-requests", "simulation-results", "experiment-results", DEAD_LETTERS),
-    *("retrain-events", "effect-priors", "model-events"),
+    *("retrain-events", "training-requests", "effect-priors", "model-events"),
 )
 """Topics whose records can name a person: what is sent, what is answered and refused, and the reasons that operators give."""
 

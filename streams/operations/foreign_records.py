@@ -19,7 +19,7 @@ from schemas.simulation_models import ANSWERED
 from sql.database import Pool
 from sql.dead_letter_store import RefusedRecord, add_refused_once, in_incarnations
 from streams.bounds import BoundSettings, check_message, require_bounded
-from streams.kafka import DEAD_LETTERS, PARTITIONS, READ_TOPICS, count_partitions, open_consumer, topic_of
+from streams.kafka import DEAD_LETTERS, PARTITIONS, READ_TOPICS, SIDE_TOPICS, count_partitions, open_consumer, topic_of
 from streams.kafka.dead_letters import DEAD_LETTER_HEADERS, refused_record
 from streams.kafka.parking import UnreadableBytes
 from streams.kafka.record_slices import in_seconds
@@ -27,7 +27,7 @@ from streams.settings import Settings
 
 __all__ = ["OUTPUT_TOPICS", "check_record", "foreign_record", "scan_topics", "store_foreign"]
 
-OUTPUT_TOPICS = tuple(topic for topic in PARTITIONS if topic not in READ_TOPICS.values())
+OUTPUT_TOPICS = tuple(topic for topic in PARTITIONS if topic not in {*READ_TOPICS.values(), *SIDE_TOPICS.values()})
 """Topics that the service writes and none of its roles reads."""
 
 _ANSWERS = topic_of(SimulationAnswer)

@@ -99,7 +99,7 @@ def _check(topic: str) -> None:
     require_one_of("topic", topic, [*PARTITIONS])
     if topic == DEAD_LETTERS:
         raise ValueError("dead letters are replayed to the topic that they came from: use twinstream dlq replay")
-    if topic == "retrain-events":
+    if topic in {"retrain-events", "training-requests"}:
         raise ValueError("a replay trains nothing: use twinstream retrain approve, or twinstream train")
     if topic not in _REPLAYABLE:
         raise ValueError(

@@ -37,6 +37,7 @@ from schemas import (
     SimulationRequest,
     SimulationResult,
     SourceId,
+    TrainingRequest,
     Verdict,
 )
 from schemas.events import SUM_FIELDS, canonical_digest
@@ -206,6 +207,17 @@ EXAMPLES: dict[str, list[Event]] = {
             cause="drift",
             reason="the error has grown",
             evidence={"ratio": 1.5, "windows": [1, 2]},
+        )
+    ],
+    "training-requests": [
+        TrainingRequest(
+            training_id=ONE,
+            requested_at=AT,
+            table_id=TWO,
+            twin_type="hcp",
+            brand="kisqali",
+            mapping={"name": "hcps", "twin_type": "hcp", "columns": {"entity_id": {"column": "NPI"}}},
+            requested_by="an analyst",
         )
     ],
     "model-events": [
