@@ -42,12 +42,13 @@ _REASONS_OF_TABLES = {
 }
 _REASONS_OF_COLUMNS = {
     **dict.fromkeys(("segment", "segments", "carried_by", "dimension", "value", "event"), _SEGMENT),
-    **dict.fromkeys(("digest", "last_digest", "body_hash", "entity_hash", "salt", "entities"), _DIGEST),
+    **dict.fromkeys(("digest", "sha256", "last_digest", "body_hash", "entity_hash", "salt", "entities"), _DIGEST),
     "feature": _MODEL,
     **dict.fromkeys(("sums", "failure"), _TRANSIENT),
     **dict.fromkeys(("standard_errors", "missing", "intervals", "unassessed", "drift_limits", "compared_simulations"), _FIGURES),
     **dict.fromkeys(
-        ("line", "lines", "source", "topic", "metric_type", "intervention", "target", "lane", "holder", "twin_type"), _NAME
+        ("line", "lines", "source", "topic", "metric_type", "intervention", "target", "lane", "holder", "twin_type", "ending"),
+        _NAME,
     ),
     **dict.fromkeys(("policy", "status", "state", "cause", "verdict", "kind", "exception", "partitions_dropped", "origin"), _NAME),
 }
@@ -55,6 +56,7 @@ _REFUSED_COLUMNS = ("key", "value", "headers", "reason", "traceback")  # redacte
 _ERASED_OTHERWISE = {
     *(("fidelity_tracking", "entity_id"), ("entity_history", "entity_id")),
     *(("experiments", "experiment_id"), ("experiments", "body"), ("experiment_decisions", "experiment_id")),
+    ("uploaded_blocks", "bytes"),  # with its table
 }
 
 

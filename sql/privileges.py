@@ -94,9 +94,14 @@ TABLES: Mapping[str, str] = {
     "simulation_shards": "INSERT, UPDATE (sums, failure, holder, heartbeat_at, tries, fence, due_at), DELETE",
     "source_gaps": "INSERT",
     "source_positions": "INSERT, UPDATE (last_offset, last_time, last_digest, elements, watermark, read_to_end_at)",
+    "trainings": (
+        "INSERT, UPDATE (status, reason, model_id, notes, started_at, finished_at, tries, fence, holder, heartbeat_at), DELETE"
+    ),
     "training_leases": "INSERT, UPDATE (fence, retrain_id, holder, heartbeat_at)",
     "twin_population_members": "INSERT, DELETE",
     "twin_populations": "INSERT, UPDATE (name, description, expires_at, real_rows, realism, unassessed, spread, columns), DELETE",
+    "uploaded_blocks": "INSERT, DELETE",
+    "uploaded_tables": "INSERT, UPDATE (uploaded_at), DELETE",
 }
 """What the service may do with each table besides reading it. Partitions need no line: rights on the table decide."""
 

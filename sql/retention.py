@@ -24,8 +24,9 @@ class RetentionSettings(BaseSettings):
         keep_simulations_days: answered simulations that no outcome names, and the recipes of their populations.
         keep_history_days: imported training rows, by the time of their outcome.
         keep_replays_days: suppressions of drift during replays of topics.
-        keep_retrains_days: closed retrain requests about models that are no longer champion.
+        keep_retrains_days: closed retrain requests about models that are no longer champion, and trainings on uploaded tables.
         keep_sweeps_days: rows about sweeps.
+        upload_days: tables that were uploaded for a training; not 0, and of any length, as Kafka delivers none of them.
     """
 
     model_config = SettingsConfigDict(env_prefix="TWIN_", extra="ignore", frozen=True)
@@ -38,6 +39,7 @@ class RetentionSettings(BaseSettings):
     keep_replays_days: int = Field(default=365, ge=0, le=36_500)
     keep_retrains_days: int = Field(default=1095, ge=0, le=36_500)
     keep_sweeps_days: int = Field(default=365, ge=0, le=36_500)
+    upload_days: int = Field(default=7, ge=1, le=365)
 
     def require_long_retention(self, restatement_s: float) -> None:
         """Check that nothing ages out that Kafka may deliver again, or that a correction may still change.

@@ -21,6 +21,8 @@ from sql.ageing_store import MaintenanceRun
 from sql.database import Connection, Database, clock, make_partitions
 from sql.population_expiry import count_expired, expire_populations
 from sql.retention import RetentionSettings
+from sql.training_store import count_aged_trainings, delete_aged_trainings
+from sql.upload_store import count_aged_tables, delete_aged_tables
 from streams.errors import describe_error
 from streams.metrics import AGED_ROWS, LAST_SWEEP, PARTITIONS_AHEAD
 from streams.settings import Settings
@@ -63,7 +65,14 @@ _SETTING_OF_TABLE = {
 
 _POPULATIONS = "twin_populations"  # which have the time of their expiry
 
-for _table in (*_SETTING_OF_TABLE, _POPULATIONS):
+
+_DIRECTLY_DELETED = {
+    "uploaded_tables": ("upload_days", delete_aged_tables, count_aged_tables),
+    "trainings": ("keep_retrains_days", delete_aged_trainings, count_aged_trainings),
+}
+"""Setting of each further table, what deletes its aged rows, and what counts them: nothing else is derived from these rows."""
+
+for _table in (*_SETTING_OF_TABLE, *_DIRECTLY_DELETED, _POPULATIONS):
     AGED_ROWS.labels(table=_table)
 
 
@@ -133,6 +142,8 @@ class _Sweep:
         await self._step("partitions", self._make_partitions)
         for table in _SETTING_OF_TABLE:
             await self._step(table, partial(self._age, table))
+        for table in _DIRECTLY_DELETED:
+            await self._step(table, partial(self._delete, table))
         await self._step(_POPULATIONS, self._expire_populations)
         await self._step("partitions", self._drop_partitions)
         return self.run
@@ -150,9 +161,15 @@ class _Sweep:
         self.run = replace(self.run, partitions_created=self.run.partitions_created + created)
 
     async def _age(self, table: str) -> None:
-        before = _before(self.settings, table, self.now)
+        before = _before(self.settings, _SETTING_OF_TABLE[table], self.now)
         if before is not None:
             self._count(table, await ageing_store.age_rows(self.connection, table, before))
+
+    async def _delete(self, table: str) -> None:
+        setting, delete, _ = _DIRECTLY_DELETED[table]
+        before = _before(self.settings, setting, self.now)
+        if before is not None:
+            self._count(table, await delete(self.connection, before))
 
     async def _expire_populations(self) -> None:
         self._count(_POPULATIONS, await expire_populations(self.connection, self.now))
@@ -162,15 +179,15 @@ class _Sweep:
         self.run = replace(self.run, deleted={**self.run.deleted, table: self.run.deleted.get(table, 0) + deleted})
 
     async def _drop_partitions(self) -> None:
-        before = _before(self.settings, "fidelity_tracking", self.now)
+        before = _before(self.settings, _SETTING_OF_TABLE["fidelity_tracking"], self.now)
         if before is not None:
             dropped = await ageing_store.drop_partitions(self.connection, before)
             self.run = replace(self.run, partitions_dropped=[*self.run.partitions_dropped, *dropped])
 
 
-def _before(settings: RetentionSettings, table: str, now: datetime) -> datetime | None:
-    """The time before which rows of a table have aged out; None when they are stored for ever."""
-    days = getattr(settings, _SETTING_OF_TABLE[table])
+def _before(settings: RetentionSettings, setting: str, now: datetime) -> datetime | None:
+    """The time before which rows have aged out by a setting; None when they are stored for ever."""
+    days = getattr(settings, setting)
     return now - timedelta(days=days) if days else None
 
 
@@ -192,8 +209,12 @@ async def due_rows(settings: Settings) -> list[DueRows]:
         now = await clock(connection)
         due = []
         for table, name in _SETTING_OF_TABLE.items():
-            before = _before(settings, table, now)
+            before = _before(settings, name, now)
             rows = 0 if before is None else await ageing_store.count_due(connection, table, before)
+            due.append(DueRows(table, f"TWIN_{name.upper()}", getattr(settings, name), before, rows))
+        for table, (name, _, count) in _DIRECTLY_DELETED.items():
+            before = _before(settings, name, now)
+            rows = 0 if before is None else await count(connection, before)
             due.append(DueRows(table, f"TWIN_{name.upper()}", getattr(settings, name), before, rows))
         due.append(DueRows(_POPULATIONS, "expires_at", 0, now, await count_expired(connection, now)))
         return due

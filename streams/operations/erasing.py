@@ -15,21 +15,23 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 from schemas.readings import spellings
 from schemas.redaction import Names, names_entity, redact, replace_entity
-from sql import erasure_scan, erasure_store
+from sql import erasure_scan, erasure_store, upload_store
 from sql.database import Connection, transaction
 from sql.erasure_scan import Column, ScannedRow
 from sql.erasure_store import OWN_ROWS, EntityUse, Erasure, RefusedText, StoringTransaction
 from sql.experiment_store import redact_experiment
+from streams.operations.erased_uploads import names_table
 from streams.operations.erasure_report import RemainingValues
 
 __all__ = ["EntityEraser", "StoringTransactionOpen", "merge_models"]
 
 _POLL_S = 0.05
 _PASSES = 3  # a row that is changed between the look and its redaction is looked at again
-_REFUSED, _EXPERIMENTS = "refused_records", "experiments"
+_REFUSED, _EXPERIMENTS, _UPLOADS = "refused_records", "experiments", "uploaded_tables"
 
 
 class StoringTransactionOpen(RuntimeError):
@@ -53,6 +55,7 @@ class EntityEraser:
         scope: a twin type, or empty for all.
         counts: number of rows by table so far.
         remains: number of rows in which the id stays, by column.
+        uploads: ids of the uploaded tables that name the person, and are deleted.
     """
 
     connection: Connection
@@ -61,6 +64,7 @@ class EntityEraser:
     dry_run: bool
     counts: dict[str, int] = field(default_factory=dict)
     remains: dict[Column, int] = field(default_factory=dict)
+    uploads: list[UUID] = field(default_factory=list)
 
     @cached_property
     def names(self) -> Names:
@@ -92,10 +96,11 @@ class EntityEraser:
 
     async def erase(self, before: Erasure | None, models: Sequence[Mapping[str, Any]]) -> None:
         """Go through every table; the list of erasures has what is done so far."""
+        await self._erase_uploads()
         columns = await erasure_scan.text_columns(self.connection)
         for table in [_EXPERIMENTS, *(table for table in columns if table != _EXPERIMENTS)]:
             async with transaction(self.connection):
-                self.counts[table] = await self._erase_table(table, columns[table])
+                self.counts[table] = self.counts.get(table, 0) + await self._erase_table(table, columns[table])
                 await self._record(before, models, is_finished=False)
         async with transaction(self.connection):
             self.counts[_REFUSED] = self.counts.get(_REFUSED, 0) + await self._redact_refused()
@@ -115,6 +120,16 @@ class EntityEraser:
             report = {"counts": totals, "models": list(models)}
             for spelling in self.spellings:
                 await erasure_store.record_erasure(self.connection, spelling, self.scope, report, is_finished=is_finished)
+
+    async def _erase_uploads(self) -> None:
+        """Delete every uploaded table that names the person: a table cannot be changed, as trainings name it by its bytes."""
+        for table_id, ending in await upload_store.tables_with_blocks(self.connection, self.scope):
+            content = await upload_store.table_bytes(self.connection, table_id)
+            if await asyncio.to_thread(names_table, content, ending, self.names):
+                self.uploads.append(table_id)
+                if not self.dry_run:
+                    await upload_store.erase_table(self.connection, table_id)
+        self.counts[_UPLOADS] = len(self.uploads)
 
     async def _erase_table(self, table: str, columns: Sequence[Column]) -> int:
         """Erase one table: the long look for the id comes first, so that rows are locked for a moment only."""

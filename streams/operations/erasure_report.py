@@ -30,6 +30,7 @@ class ForgetReport:
         counts: number of rows by table, of tables that were looked through.
         models: models that were trained when rows of the person were there to learn from: they keep what they learned.
         trainings: retrains that are running, which may have read rows of the person already.
+        uploads: uploaded tables that name the person, which are deleted as a whole; a model trained on one keeps what it learned.
         remains: columns in which the id stays.
         kafka: how long Kafka holds records that may name the person, by topic.
         republished: keys of compacted topics that were published again without the id.
@@ -42,6 +43,7 @@ class ForgetReport:
     counts: Mapping[str, int]
     models: Sequence[Mapping[str, Any]]
     trainings: Sequence[str] = ()
+    uploads: Sequence[str] = ()
     remains: Sequence[RemainingValues] = ()
     kafka: Mapping[str, TopicHold] = field(default_factory=dict)
     republished: Sequence[str] = ()
@@ -54,6 +56,7 @@ class ForgetReport:
             "counts": dict(self.counts),
             "models": [dict(model) for model in self.models],
             "trainings": list(self.trainings),
+            "uploads": list(self.uploads),
             "remains": [vars(values) for values in self.remains],
             "kafka": {topic: hold.to_dict() for topic, hold in self.kafka.items()},
             "republished": list(self.republished),
@@ -77,6 +80,7 @@ class ForgetReport:
         lines += [f"  {form}" for form in UNSEARCHED_FORMS]
         lines += [f"{values.column} keeps the id in {values.rows:,} rows: {values.reason}" for values in self.remains]
         lines += map(_model_text, self.models)
+        lines += [f"the uploaded table {table} names this id: it is deleted as a whole" for table in self.uploads]
         lines += [f"training {retrain} is running: its model may learn from rows of this id" for retrain in self.trainings]
         if self.republished:
             lines.append(f"published again without the id: {', '.join(self.republished)}")

@@ -83,6 +83,7 @@ async def erase_rows(settings: Settings, entity_id: str, twin_type: TwinType | N
         counts=eraser.counts,
         models=models,
         trainings=list(dict.fromkeys(map(str, trainings))),
+        uploads=list(map(str, eraser.uploads)),
         remains=eraser.remaining(),
         erased_before=before.finished_at if before else None,
     )
