@@ -1,14 +1,14 @@
-"""Stores retrain events and runs the trainings they ask for, one at a time.
+"""Stores retrain events and requested trainings on uploaded tables, and runs both, one at a time.
 
-Beside the agent five tasks run for as long as the app: trainings, the copies of the ledger, the evaluation of promotions, the
-realism of stored populations, and the daily sweep.
+Beside the agent seven tasks run for as long as the app: requests of trainings are read, retrains and trainings on tables are run,
+the ledger is copied, promotions are evaluated, the realism of stored populations is measured, and once a day rows are swept.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,28 +17,34 @@ from uuid import UUID
 import asyncpg
 from cachetools import LRUCache
 
-from schemas import RetrainEvent
+from schemas import RetrainEvent, TrainingRequest
+from sql.erasure_store import NamesErased
 from sql.ledger import StaleRetrain
 from sql.retrain_store import LostLease, TrainingJob, enqueue, finish, heartbeat, lease_training, put_back
+from sql.training_store import LeasedTraining, beat_training, lease_table_training, put_back_training
+from sql.upload_store import UnknownTable
 from streams.errors import describe_error, require_clear
 from streams.kafka import topic_of
 from streams.kafka.app import TwinApp
 from streams.kafka.dead_letters import KafkaRecord, start_refusal_counters
 from streams.kafka.record_slices import RefusalSlice, process_slices
+from streams.kafka.side_topic import SideTopic
 from streams.operations.ageing import SweepInProgress, is_sweep_due, report_state, sweep
 from streams.process_name import process_name
-from streams.retries import process_event, retry_transient
+from streams.retries import any_error, process_event, retry_transient
 from streams.services import Services
 from streams.training.population_realism import RealismAssessor
 from streams.training.promotion_effects import PromotionEvaluator
 from streams.training.retrain_check import ForgedRetrain, check_retrain
 from streams.training.retrain_job import RetrainRunner, count_retrain
+from streams.training.table_training import TableTrainingRunner, UnfitTraining, store_request
 
 __all__ = ["attach"]
 
 LOG = logging.getLogger(__name__)
 
 _KINDS: dict[type[Exception], str] = {ForgedRetrain: "forged"}
+_REQUEST_KINDS: dict[type[Exception], str] = {UnknownTable: "table", UnfitTraining: "unfit", NamesErased: "erased"}
 _POLL_S = 0.5
 _POLLS_PER_FULL_SYNC = 60  # of the ledger, between two comparisons of the copies of every line
 _EVALUATION_PERIOD_S = 2.0
@@ -49,10 +55,13 @@ _REMEMBERED_EVENTS = 100
 
 
 def attach(app: TwinApp, services: Services) -> None:
-    """Add the agent that stores retrain events, and the five tasks."""
+    """Add the agent that stores retrain events, and the seven tasks."""
     trainer = _Trainer(app, services)
     start_refusal_counters(topic_of(RetrainEvent), _KINDS.values())
     app.agent(app.batch_topic(topic_of(RetrainEvent)), name="trainer", concurrency=1)(trainer.run)
+    start_refusal_counters(topic_of(TrainingRequest), _REQUEST_KINDS.values())
+    for task in (trainer.read_requests, trainer.learn):
+        app.task(task)
     for task in (trainer.train, trainer.sync_ledger, trainer.evaluate_promotions, trainer.assess_realism, trainer.sweep):
         app.task(task)
 
@@ -62,6 +71,7 @@ class _Trainer:
         self._app = app
         self._services = services
         self._is_training = False
+        self._turn = asyncio.Lock()  # of retrains and trainings on tables: one at a time has the memory of the machine
         self._stored_events: LRUCache[UUID, RetrainEvent] = LRUCache(_REMEMBERED_EVENTS)
 
     async def run(self, events: Any) -> None:
@@ -72,11 +82,37 @@ class _Trainer:
         """Run the stored trainings, one at a time, for as long as the app runs."""
         runner = RetrainRunner(self._app.pool, self._services.registry, self._app.settings)
         while not self._app.should_stop:
-            job = await self._next_job()
+            async with self._turn:
+                job = await self._next_job()
+                if job is not None:
+                    await process_event(self._app, partial(self._run_job, runner, job), partial(runner.record_failure, job))
             if job is None:
                 await asyncio.sleep(_POLL_S)
-            else:
-                await process_event(self._app, partial(self._run_job, runner, job), partial(runner.record_failure, job))
+
+    async def read_requests(self) -> None:
+        """Store requested trainings on uploaded tables, one after another, for as long as the app runs."""
+        topic = SideTopic(self._app, self._store_request, _REQUEST_KINDS)
+        await retry_transient(topic.read, part="kafka", waits_for=any_error)
+
+    async def learn(self) -> None:
+        """Run the stored trainings on uploaded tables, one at a time, for as long as the app runs."""
+        runner = TableTrainingRunner(self._app.pool, self._services.registry, self._app.settings)
+        while not self._app.should_stop:
+            async with self._turn:
+                job = await self._next_training()
+                if job is not None:
+                    await process_event(self._app, partial(self._run_training, runner, job), partial(runner.record_failure, job))
+            if job is None:
+                await asyncio.sleep(_POLL_S)
+
+    async def _next_training(self) -> LeasedTraining | None:
+        """The next training on a table, None when there is none, or when it cannot be leased for a reason that is no outage."""
+        lease = partial(lease_table_training, self._app.pool, process_name(), self._app.settings.lease_s)
+        try:
+            return await retry_transient(lease, part="postgres")
+        except Exception as error:  # noqa: BLE001  # an exception that left the task would end the app
+            await _pause("leasing a training on a table", error)
+            return None
 
     async def _next_job(self) -> TrainingJob | None:
         """The next training, None when there is none, or when it cannot be leased for a reason that is no outage."""
@@ -140,34 +176,49 @@ class _Trainer:
             count_retrain(event.line, "stale")
         self._stored_events[event.retrain_id] = event
 
+    async def _store_request(self, record: KafkaRecord) -> None:
+        await store_request(self._app.pool, TrainingRequest.model_validate_json(require_clear(record.value)))
+
+    async def _run_training(self, runner: TableTrainingRunner, job: LeasedTraining) -> None:
+        self._is_training = True
+        try:
+            await self._while_leased(partial(beat_training, self._app.heartbeat_pool, job), runner.run(job))
+        except LostLease as lost:
+            LOG.warning("%s", lost)
+        except asyncio.CancelledError:
+            await self._return(job.training_id, partial(put_back_training, self._app.pool, job))
+            raise
+        finally:
+            self._is_training = False
+
     async def _lease_training(self) -> TrainingJob | None:
         return await lease_training(self._app.pool, process_name(), self._app.settings.retrain_limits)
 
     async def _run_job(self, runner: RetrainRunner, job: TrainingJob) -> None:
         self._is_training = True
         try:
-            await self._while_leased(job, runner.run(job))
+            await self._while_leased(partial(heartbeat, self._app.heartbeat_pool, job), runner.run(job))
         except LostLease as lost:
             LOG.warning("%s", lost)
         except StaleRetrain as stale:
             await finish(self._app.pool, job, "stale", describe_error(stale))
             count_retrain(job.line, "stale")
         except asyncio.CancelledError:
-            await self._put_back(job)
+            await self._return(job.retrain_id, partial(put_back, self._app.pool, job))
             raise
         finally:
             self._is_training = False
 
-    async def _put_back(self, job: TrainingJob) -> None:
-        """Return a job when this worker stops, so that the next worker can lease it at once."""
+    async def _return(self, training_id: UUID, back: Callable[[], Awaitable[None]]) -> None:
+        """Return a training to the queue when this worker stops, so that the next worker can lease it at once."""
         try:
-            await put_back(self._app.pool, job)
+            await back()
         except (LostLease, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # the lease ends by itself, only later
-            LOG.warning("training %s could not be put back into the queue: %s", job.retrain_id, describe_error(error))
+            LOG.warning("training %s could not be put back into the queue: %s", training_id, describe_error(error))
 
-    async def _while_leased(self, job: TrainingJob, work: Coroutine[Any, Any, None]) -> None:
+    async def _while_leased(self, beat: Callable[[], Awaitable[None]], work: Coroutine[Any, Any, None]) -> None:
         """Run the work as long as this worker holds the lease, and send heartbeats meanwhile."""
-        working, beating = asyncio.create_task(work), asyncio.create_task(self._send_heartbeats(job))
+        working, beating = asyncio.create_task(work), asyncio.create_task(self._send_heartbeats(beat))
         try:
             await asyncio.wait({working, beating}, return_when=asyncio.FIRST_COMPLETED)
             await (working if working.done() else beating)
@@ -176,9 +227,9 @@ class _Trainer:
                 task.cancel()
             await asyncio.gather(working, beating, return_exceptions=True)
 
-    async def _send_heartbeats(self, job: TrainingJob) -> None:
+    async def _send_heartbeats(self, beat: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await retry_transient(partial(heartbeat, self._app.heartbeat_pool, job), part="postgres")
+            await retry_transient(beat, part="postgres")
             await asyncio.sleep(self._app.settings.lease_s / _HEARTBEATS_PER_LEASE)
 
 

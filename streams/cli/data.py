@@ -78,17 +78,7 @@ async def _champion_card(_settings: Settings, pool: Pool, line: str) -> ModelCar
 
 
 def _payload(report: DataReport, reason: str) -> dict[str, Any]:
-    return {
-        "table": report.name,
-        "facts": report.facts,
-        "columns": [vars(column) for column in report.columns],
-        "suspects": report.suspects,
-        "knowledge": [item._asdict() for item in report.knowledge],
-        "drift": None if report.drift is None else [shift.model_dump(mode="json") for shift in report.drift],
-        "drift_reason": reason or report.drift_reason,
-        "problems": [{"text": item.text, "rows": item.rows} for item in report.check.problems],
-        "notes": [{"text": item.text, "rows": item.rows} for item in report.check.notes],
-    }
+    return report.to_dict() | {"drift_reason": reason or report.drift_reason}
 
 
 def _page(report: DataReport, reason: str) -> Table:

@@ -79,6 +79,20 @@ class DataReport:
     drift: tuple[ColumnShift, ...] | None = None
     drift_reason: str = field(default="no champion to compare with")
 
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return {
+            "table": self.name,
+            "facts": self.facts,
+            "columns": [vars(column) for column in self.columns],
+            "suspects": self.suspects,
+            "knowledge": [item._asdict() for item in self.knowledge],
+            "drift": None if self.drift is None else [shift.model_dump(mode="json") for shift in self.drift],
+            "drift_reason": self.drift_reason,
+            "problems": [{"text": item.text, "rows": item.rows} for item in self.check.problems],
+            "notes": [{"text": item.text, "rows": item.rows} for item in self.check.notes],
+        }
+
 
 def report_file(
     path: Path, twin_type: TwinType, target: str | None, options: TableOptions, champion: ModelCard | None = None
