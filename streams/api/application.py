@@ -21,6 +21,8 @@ from streams.api import (
     records,
     sessions,
     simulations,
+    tables,
+    trainings,
 )
 from streams.api.access import Access, ReadCaller
 from streams.api.context import ApiContext
@@ -31,7 +33,7 @@ from streams.api.problems import ProblemDetails, add_problem_handlers
 __all__ = ["PREFIX", "api_app", "fastapi_app"]
 
 PREFIX = "/api/v1"
-_SUBJECTS = (simulations, planning, outcomes, experiments, models, decisions, records, corrections)
+_SUBJECTS = (simulations, planning, outcomes, experiments, models, tables, trainings, decisions, records, corrections)
 _DESCRIPTION = """\
 Ask what a campaign will do, hand over what happened, and read what the service knows. Requests become events on Kafka; answers come
 from what is stored. Errors are problem details (RFC 9457) that name the refused value and what is allowed."""

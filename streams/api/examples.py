@@ -17,6 +17,7 @@ __all__ = [
     "ROLLBACKS",
     "SIMULATIONS",
     "THRESHOLDS",
+    "TRAININGS",
 ]
 
 _LINE = {"twin_type": "hcp", "brand": "kisqali"}
@@ -75,4 +76,11 @@ REPLAYS: dict[str, Any] = {
 }
 PARKED_RECORDS: dict[str, Any] = {
     "A record that its producer has asked for": {"topic": "outcome-events", "partition": 2, "offset": 81346, "why": "asked for"}
+}
+TRAININGS: dict[str, Any] = {
+    "Two columns are named, the others as guessed": {
+        "table_id": "7f0c8a52-6c1e-4b3a-9f57-0d2f7f1f8a11",
+        "brand": "kisqali",
+        "answers": ["NPI=entity_id", "Grad Yr=years_experience:years_before 2026"],
+    }
 }

@@ -16,6 +16,7 @@ from schemas import ExperimentResult, OutcomeEvent, SimulationRequest
 from streams.api import corrections, decisions, examples
 from streams.api.planning import PilotBody
 from streams.api.server import require_safe_exposure, serving_api
+from streams.api.trainings import TrainingBody
 from streams.settings import Settings
 from tests.http_api import JSON, NOWHERE, Api, running
 
@@ -38,6 +39,8 @@ async def api() -> AsyncIterator[Api]:
         ("GET", "/api/v1/simulations?status=done", 422, "'queued', 'running', 'completed', 'rejected', 'failed' or 'cancelled'"),
         ("GET", "/api/v1/catalogue?version=-1", 422, "version: input should be greater than or equal to 0"),
         ("GET", "/api/v1/simulations", 503, "Postgres does not answer for now"),
+        ("GET", "/api/v1/tables/latest", 422, "table_id: input should be a valid UUID"),
+        ("GET", "/api/v1/trainings", 503, "Postgres does not answer for now"),
         ("GET", "/api/v1/models", 503, "Postgres does not answer for now"),
     ],
 )
@@ -283,7 +286,7 @@ async def test_the_document_describes_every_endpoint_with_its_errors_and_its_sco
         for operation in methods.values()
         if "requestBody" in operation
     ]
-    assert len(bodies) == 14
+    assert len(bodies) == 16
 
 
 FILLED_IN = {"simulation_id": "7f0c8a52-6c1e-4b3a-9f57-0d2f7f1f8a11", "requested_at": "2026-11-02T12:00:00Z"}
@@ -303,6 +306,7 @@ FILLED_IN = {"simulation_id": "7f0c8a52-6c1e-4b3a-9f57-0d2f7f1f8a11", "requested
         (decisions.RetrainDecision, examples.RETRAIN_DECISIONS, {}),
         (corrections.Replay, examples.REPLAYS, {}),
         (corrections.ParkRequest, examples.PARKED_RECORDS, {}),
+        (TrainingBody, examples.TRAININGS, {}),
     ],
 )
 def test_an_example_is_valid(model: Any, values: dict[str, Any], filled_in: dict[str, str]):
