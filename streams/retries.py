@@ -213,9 +213,9 @@ def report_failure(role: str, task: str, error: BaseException) -> None:
     _failures[role, task] = now, 0
 
 
-def any_error(_: Exception) -> bool:
-    """Wait for every failure: of work that must be done, whatever it raises."""
-    return True
+def any_error(error: BaseException) -> bool:
+    """Wait for every failure: of work that must be done, whatever it raises. That somebody cancels it is none."""
+    return isinstance(error, Exception)
 
 
 _started: defaultdict[str, dict[object, float]] = defaultdict(dict)

@@ -238,3 +238,18 @@ async def test_a_repeated_attempt_begins_under_the_version_that_is_then_the_newe
 
     await process_event(app, work, failing(AssertionError()))
     assert seen == [1, 2, 3]
+
+
+async def test_work_that_waits_for_every_failure_ends_when_it_is_cancelled():
+    started = asyncio.Event()
+
+    async def wait_for_ever() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(retry_transient(wait_for_ever, part="kafka", waits_for=any_error))
+    await started.wait()
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=5)
+    assert done == {task}
+    assert task.cancelled()
