@@ -22,7 +22,6 @@ from streams.registry import MlflowRegistry
 from streams.settings import Settings
 from streams.training.imported_table import ImportedTable
 from streams.training.line_training import TrainedLine, train_line
-from streams.training.table_check import suspects
 from streams.training.training_process import TrainingFailed, TrainingRefused
 from streams.training.uploaded_table import file_name, options_from, parse_mapping, read_uploaded
 
@@ -75,7 +74,6 @@ class TableTrainingRunner:
         kind, brand, _ = line_parts(job.line)
         twin_type = TwinType(kind)
         imported, name = await self._read(job, twin_type)
-        doubts = await asyncio.to_thread(suspects, imported.frame, twin_type, imported.target)
         try:
             trained = await train_line(
                 self.database, self.registry, imported.frame, twin_type, brand, imported.target, settings=self.settings, source=name
@@ -85,10 +83,10 @@ class TableTrainingRunner:
             if earlier is None:
                 raise
             reason = "promoted by a worker that ended before it could store this"
-            await self._finish(job, "promoted", reason, earlier, (*imported.remarks, *imported.notes, *doubts))
+            await self._finish(job, "promoted", reason, earlier, (*imported.remarks, *imported.notes))
         else:
             end: TrainingEnd = "promoted" if trained.promoted else "rejected"
-            notes = (*imported.remarks, *imported.notes, *doubts, *_model_notes(trained))
+            notes = (*imported.remarks, *imported.notes, *_model_notes(trained))
             await self._finish(job, end, trained.event.reason, trained.card.model_id, notes)
 
     async def record_failure(self, job: LeasedTraining, error: Exception) -> None:
