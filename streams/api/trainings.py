@@ -95,8 +95,8 @@ async def request_training(context: ApiContext, caller: Caller, body: TrainingBo
     line = TableLine(twin_type, body.brand, body.target)
     async with context.computing:
         checked = await checked_mapping(pool, body.table_id, line, body.answers, body.mapping)
-    if found := checked.report.check.problems:
-        texts = [str(problem) for problem in found]
+    if refusals := checked.report.check.problems:
+        texts = [str(problem) for problem in refusals]
         raise Problem(422, f"a training would refuse the table: {'; '.join(texts)}", problems=texts)
     event = TrainingRequest(
         training_id=occasion.request_id,
