@@ -276,6 +276,8 @@ SELECT concat_ws(' ',
     (SELECT count(*) FROM model_ledger),
     (SELECT concat(count(*), ' ', max(changed_at)) FROM drift_states),
     (SELECT concat(count(*), ' ', max(greatest(queued_at, approved_at, started_at, finished_at))) FROM retrain_requests),
+    (SELECT concat(count(*), ' ', max(uploaded_at)) FROM uploaded_tables),
+    (SELECT concat(count(*), ' ', sum(fence), ' ', max(greatest(queued_at, started_at, finished_at))) FROM trainings),
     (SELECT string_agg(concat(line, policy, champion), ' ' ORDER BY line) FROM model_lines))"""
 
 

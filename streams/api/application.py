@@ -14,6 +14,7 @@ from streams.api import (
     corrections,
     decisions,
     experiments,
+    learn,
     models,
     outcomes,
     page,
@@ -50,7 +51,7 @@ def fastapi_app(context: ApiContext) -> FastAPI:
     app.state.context, app.state.access = context, Access(context)
     add_problem_handlers(app)
     app.add_exception_handler(page.OtherPage, page.answer_other_page)
-    for pages in (ask, answer_pages, page, sessions):
+    for pages in (ask, learn, answer_pages, page, sessions):
         app.include_router(pages.router)
     for module in _SUBJECTS:
         app.include_router(module.router, prefix=PREFIX)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from schemas import Event
 from sql.catalogue_store import follow_catalogue
@@ -18,6 +18,7 @@ from streams.api.simulation_watch import SimulationWatch
 from streams.api.unavailable import Unavailable, reach
 from streams.client import KafkaUnavailable, TwinClient
 from streams.errors import describe_error, is_waited_for
+from streams.operations.learning import TableForm
 from streams.operations.outcome_check import OutcomeCheck
 from streams.outages import OUTAGES
 from streams.registry import ModelLoader
@@ -36,6 +37,7 @@ LOG = logging.getLogger(__name__)
 _CATALOGUE_S = 2.0
 _REMEMBERED = 10_000
 _UPLOADS = 2
+_FORMS, _FORMS_S = 8, 300.0
 _RECENT_S = 1.0
 
 
@@ -50,6 +52,7 @@ class ApiContext:
         feed: tells open pages of changes.
         watch: the simulations that somebody waits for.
         uploads: limits how many tables are read at a time.
+        forms: what was computed of uploaded tables last: an open page asks for it again and again.
         computing: limits what computes in this process to one at a time.
     """
 
@@ -65,12 +68,13 @@ class ApiContext:
             }
         )
         self._reader = PageReader(self._postgres)
-        self.pages = Pages(self._reader, settings, self._page_state)
-        self.asking = AskPages(self._reader, settings, self._page_state)
+        self.pages = Pages(self._reader, settings, self.page_state)
+        self.asking = AskPages(self._reader, settings, self.page_state)
         self.feed = ChangeFeed(self.pages.change_mark)
         self.watch = SimulationWatch(self.pool, self.closing)
         self.uploads = asyncio.Semaphore(_UPLOADS)
         self.computing = asyncio.Semaphore(1)
+        self.forms: TTLCache[Hashable, TableForm] = TTLCache(_FORMS, _FORMS_S)
         self._models: ModelLoader | None = None
         self._outcome_check: OutcomeCheck | None = None
         self._recent: tuple[float, Overview] | None = None
@@ -79,7 +83,8 @@ class ApiContext:
         self._client: TwinClient | None = None
         self._opening = asyncio.Lock()
 
-    def _page_state(self, problem: str) -> PageState:
+    def page_state(self, problem: str) -> PageState:
+        """What a page of the role web shows beside its figures, which could not be read anew for this reason."""
         exposed = self.settings.is_api_exposed
         return PageState(outages=OUTAGES.current(), problem=problem, asks_at="", can_act=True, has_log_in=exposed)
 

@@ -18,6 +18,7 @@ from streams.errors import describe_error
 from streams.mappings import ColumnGuess
 from streams.tables import TableMapping
 from streams.training.data_report import DataReport
+from streams.training.mapped_import import Proposal
 from streams.training.uploaded_table import (
     file_name,
     options_from,
@@ -26,7 +27,18 @@ from streams.training.uploaded_table import (
     report_uploaded,
 )
 
-__all__ = ["CheckedTable", "TableLine", "TableView", "checked_mapping", "table_fields", "table_id_of", "view_table"]
+__all__ = [
+    "CheckedTable",
+    "ColumnField",
+    "TableForm",
+    "TableLine",
+    "TableView",
+    "checked_mapping",
+    "fill_table_form",
+    "table_fields",
+    "table_id_of",
+    "view_table",
+]
 
 _NAMESPACE = uuid5(NAMESPACE_URL, "twinstream:uploaded tables")
 
@@ -59,6 +71,32 @@ class TableView(NamedTuple):
     mapping: TableMapping | None
     report: DataReport | None
     problem: str
+
+
+class ColumnField(NamedTuple):
+    """What a user has written for a column.
+
+    Attributes:
+        text: a feature, ``FEATURE:RULE``, or nothing for a column that is left out or open; as it was written.
+        error: why it is not taken; empty where it is.
+    """
+
+    column: str
+    text: str
+    error: str = ""
+
+
+class TableForm(NamedTuple):
+    """An uploaded table with what a user has written for its columns.
+
+    Attributes:
+        fields: one for each column, in the order of the guesses.
+        answers: what of it changes the guesses, such as ``NPI=entity_id``.
+    """
+
+    view: TableView
+    fields: Sequence[ColumnField]
+    answers: Sequence[str]
 
 
 class CheckedTable(NamedTuple):
@@ -101,9 +139,55 @@ async def view_table(database: Database, table_id: UUID, line: TableLine, answer
         return await asyncio.to_thread(_view, file, table, line, answers, champion)
 
 
+async def fill_table_form(database: Database, table_id: UUID, line: TableLine, written: Mapping[int, str]) -> TableForm:
+    """An uploaded table with what a user has written for its columns; what cannot be read of it is told at its column.
+
+    Args:
+        database: a pool or a connection.
+        table_id: of the table.
+        line: that it is for.
+        written: for columns by their place; the guess stands where nothing was.
+
+    Raises:
+        UnknownTable: when there is no such table.
+        ValueError: when the file cannot be read, and for an unknown line.
+    """
+    table, champion = await find_table(database, table_id), await _champion(database, line)
+    async with _file_of(database, table) as file:
+        return await asyncio.to_thread(_fill, file, table, line, written, champion)
+
+
+def _fill(file: Path, table: UploadedTable, line: TableLine, written: Mapping[int, str], champion: ModelCard | None) -> TableForm:
+    guessed = propose_mapping(file, line.twin_type, options_from(table.options))
+    proposal, answers, fields = guessed, list[str](), list[ColumnField]()
+    for place, guess in enumerate(guessed.guesses):
+        column, shown = guess.profile.name, _field_text(guess)
+        text = written.get(place, shown).strip()
+        error = ""
+        if text != shown:
+            try:
+                proposal = guessed.answered([*answers, f"{column}={text}"])
+                answers.append(f"{column}={text}")
+            except ValueError as problem:
+                error = describe_error(problem)
+        fields.append(ColumnField(column, text, error))
+    return TableForm(_view_of(file, table, line, proposal, champion), fields, answers)
+
+
+def _field_text(guess: ColumnGuess) -> str:
+    """What a user would write for the guess; nothing where the column is open or left out."""
+    if guess.use is None:
+        return ""
+    return guess.use.feature if guess.use.rule == "value" else f"{guess.use.feature}:{guess.use.rule}"
+
+
 def _view(file: Path, table: UploadedTable, line: TableLine, answers: Sequence[str], champion: ModelCard | None) -> TableView:
+    proposal = propose_mapping(file, line.twin_type, options_from(table.options), answers)
+    return _view_of(file, table, line, proposal, champion)
+
+
+def _view_of(file: Path, table: UploadedTable, line: TableLine, proposal: Proposal, champion: ModelCard | None) -> TableView:
     options = options_from(table.options)
-    proposal = propose_mapping(file, line.twin_type, options, answers)
     try:
         mapping = proposal.mapping(None)
     except ValueError as error:

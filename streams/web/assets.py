@@ -22,6 +22,7 @@ __all__ = [
     "PAGE_POLICY",
     "SCRIPTS",
     "STYLES",
+    "UPLOAD_SCRIPTS",
     "Asset",
     "asset",
     "document_policy",
@@ -33,6 +34,7 @@ STYLES = ("page.css",)
 SCRIPTS = (CHART_LIBRARY, "charts.js")
 LIVE_SCRIPTS = ("live.js", "act.js")
 FORM_SCRIPTS = ("ask.js",)
+UPLOAD_SCRIPTS = ("learn.js",)
 _MEDIA_TYPES = {"css": "text/css", "js": "text/javascript"}
 
 PAGE_POLICY = (
@@ -82,7 +84,9 @@ def asset(name: str) -> Asset:
 
 def find_asset(path: str) -> Asset | None:
     """The asset that is served at a path; None where there is none."""
-    return next((item for item in map(asset, STYLES + SCRIPTS + LIVE_SCRIPTS + FORM_SCRIPTS) if item.address == path), None)
+    return next(
+        (item for item in map(asset, STYLES + SCRIPTS + LIVE_SCRIPTS + FORM_SCRIPTS + UPLOAD_SCRIPTS) if item.address == path), None
+    )
 
 
 def document_policy(styles: Iterable[Asset], scripts: Iterable[Asset]) -> str:

@@ -79,7 +79,7 @@ def render_page(template: str, settings: Settings, section: str, state: PageStat
         .render(
             {"at": None, **content},
             section=section,
-            sections=SECTIONS if state.asks_at is None else {f"{state.asks_at}/ask": "Ask", **SECTIONS},
+            sections=_sections(state),
             sites={role: f"http://{settings.web_host}:{settings.port_of(role)}" for role in ROLES},
             styles=[asset(name) for name in STYLES],
             scripts=[asset(name) for name in SCRIPTS + LIVE_SCRIPTS],
@@ -87,6 +87,13 @@ def render_page(template: str, settings: Settings, section: str, state: PageStat
             now=datetime.now(UTC),
         )
     )
+
+
+def _sections(state: PageState) -> Mapping[str, str]:
+    """The sections by their address, with those that ask and upload where there are any."""
+    if state.asks_at is None:
+        return SECTIONS
+    return {f"{state.asks_at}/ask": "Ask", **SECTIONS, f"{state.asks_at}/learn": "Learn"}
 
 
 def render_document(template: str, **content: Any) -> str:
