@@ -55,7 +55,19 @@ ALIASES: Mapping[str, tuple[Alias, ...]] = {
     ),
     "region": (
         Alias(("region", "census region", "sales region", "area")),
-        Alias(("state", "provider state", "practice state", "mailing state", "recipient state", "address state"), "us_region"),
+        Alias(
+            (
+                "state",
+                "provider state",
+                "practice state",
+                "mailing state",
+                "recipient state",
+                "address state",
+                "state province",
+                "administrative area",
+            ),
+            "us_region",
+        ),
     ),
     "decile": (
         Alias(("decile", "prescriptions decile", "target decile", "market decile", "volume decile", "potential decile")),

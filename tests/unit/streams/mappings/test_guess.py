@@ -54,6 +54,8 @@ def test_fields_of_a_crm_are_recognised_without_their_endings():
     assert uses(frame) | {"NPI_vod__c": ("entity_id", "value")} == uses(frame)
     assert uses(frame)["Specialty_1_vod__c"] == ("specialty", "value")
     assert uses(frame)["Primary_State__c"] == ("region", "us_region")
+    renamed = frame.rename(columns={"Primary_State__c": "administrative_area__v"})
+    assert uses(renamed)["administrative_area__v"] == ("region", "us_region")
     assert uses(frame)["Target_Decile__c"] == ("decile", "value")
 
 
