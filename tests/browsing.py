@@ -14,6 +14,8 @@ from playwright.async_api import Browser, Page, async_playwright
 
 __all__ = ["open_browser", "watched_page"]
 
+_PATIENCE_MS = 90_000.0  # on a busy machine a page that reads a table takes longer than the 30 s of Playwright
+
 
 @asynccontextmanager
 async def open_browser() -> AsyncIterator[Browser]:
@@ -40,6 +42,7 @@ async def watched_page(browser: Browser, *, allowed: str | None = None, **option
     """
     context = await browser.new_context(**options)
     page = await context.new_page()
+    page.set_default_timeout(_PATIENCE_MS)
     messages: list[str] = []
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))
