@@ -75,7 +75,8 @@ async def test_counts_are_exact_while_workers_are_killed_and_others_take_over(
 
         # no worker sends copies of refusals again by itself now
         await owner_pool.execute(
-            "DELETE FROM fidelity_snapshots WHERE snapshot_id = (SELECT snapshot_id FROM fidelity_snapshots LIMIT 1)"
+            "DELETE FROM fidelity_snapshots WHERE snapshot_id ="
+            " (SELECT snapshot_id FROM fidelity_snapshots ORDER BY window_start LIMIT 1)"  # the least likely to be restated now
         )
         await pool.execute("UPDATE refused_records SET sent_at = NULL")
         window, *refusals = (await verify(settings, patience_s=2.0)).mismatches
