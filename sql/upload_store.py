@@ -45,6 +45,7 @@ _LIST = f"""{_TABLE}
 WHERE $1::timestamptz IS NULL OR (uploaded_at, table_id) < ($1, $2::uuid)
 ORDER BY uploaded_at DESC, table_id DESC LIMIT $3"""  # our own constant
 _BLOCK = "SELECT bytes FROM uploaded_blocks WHERE table_id = $1 AND place = $2"
+_PLACES = "SELECT place FROM uploaded_blocks WHERE table_id = $1 ORDER BY place"
 _DELETE = "DELETE FROM uploaded_tables WHERE table_id = $1"
 _DELETE_BLOCKS = "DELETE FROM uploaded_blocks WHERE table_id = $1"
 _WITH_BLOCKS = """
@@ -137,11 +138,9 @@ async def list_tables(database: Database, limit: int, before: tuple[datetime, UU
 
 
 async def table_bytes(database: Database, table_id: UUID) -> bytes:
-    """The bytes of a table, empty where it is gone."""
-    blocks: list[bytes] = []
-    while (block := await database.fetchval(_BLOCK, table_id, len(blocks))) is not None:
-        blocks.append(block)
-    return b"".join(blocks)
+    """The bytes of all blocks that are there of a table; empty where it is gone."""
+    places = [row[0] for row in await database.fetch(_PLACES, table_id)]
+    return b"".join([await database.fetchval(_BLOCK, table_id, place) or b"" for place in places])
 
 
 async def copy_table(database: Database, table: UploadedTable, file: Path) -> None:
