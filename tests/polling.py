@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from streams.kafka import open_admin
-from streams.settings import Role, Settings
+from streams.kafka import open_admin, reader_group
+from streams.settings import Settings
 
 T = TypeVar("T")
 
@@ -22,8 +22,8 @@ async def until(
         return value
 
 
-async def committed_offsets(settings: Settings, role: Role, topic: str) -> dict[int, int]:
-    """Offsets that the consumer group of a role has committed on a topic, by partition."""
+async def committed_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """Offsets that the role of a topic has committed, by partition."""
     async with open_admin(settings) as admin:
-        offsets = await admin.list_consumer_group_offsets(f"twinstream-{role}")
+        offsets = await admin.list_consumer_group_offsets(reader_group(topic))
     return {tp.partition: committed.offset for tp, committed in offsets.items() if tp.topic == topic}

@@ -7,7 +7,16 @@ publishes does without it.
 
 from streams.kafka.clients import open_admin, open_consumer, open_producer
 from streams.kafka.records import MAX_RECORD_BYTES, Headers, RawRecord, event_headers, event_value
-from streams.kafka.topics import DEAD_LETTERS, PARTITIONS, READ_TOPICS, SIDE_TOPICS, count_partitions, create_topics, topic_of
+from streams.kafka.topics import (
+    DEAD_LETTERS,
+    PARTITIONS,
+    READ_TOPICS,
+    SIDE_TOPICS,
+    count_partitions,
+    create_topics,
+    reader_group,
+    topic_of,
+)
 
 __all__ = [
     "DEAD_LETTERS",
@@ -24,5 +33,6 @@ __all__ = [
     "open_admin",
     "open_consumer",
     "open_producer",
+    "reader_group",
     "topic_of",
 ]

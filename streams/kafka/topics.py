@@ -25,6 +25,7 @@ __all__ = [
     "count_partitions",
     "create_topics",
     "needed_topics",
+    "reader_group",
     "topic_of",
 ]
 
@@ -91,7 +92,7 @@ READ_TOPICS: Mapping[Role, str] = MappingProxyType(
 """Topic that each role reads, as the group ``twinstream-ROLE``; the role web reads none."""
 
 SIDE_TOPICS: Mapping[Role, str] = MappingProxyType({"trainer": "training-requests"})
-"""Topic with few records that a role reads beside its own, one record at a time, as the group ``twinstream-ROLE-TOPIC``."""
+"""Topic with few records that a role reads beside its own, as the group ``twinstream-ROLE-TOPIC``."""
 
 _ANY_ROLE_WRITES = (DEAD_LETTERS,)
 _WRITTEN_TOPICS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
@@ -120,6 +121,19 @@ def needed_topics(role: Role) -> tuple[str, ...]:
     changelogs = [topic.name for topic in CHANGELOGS if topic.name.startswith(f"twinstream-{role}-")]
     read = [topics[role] for topics in (READ_TOPICS, SIDE_TOPICS) if role in topics]
     return (*read, *_WRITTEN_TOPICS[role], *_ANY_ROLE_WRITES, *changelogs)
+
+
+def reader_group(topic: str) -> str:
+    """The consumer group that reads a topic.
+
+    Raises:
+        ValueError: when no role reads it; it names those that are read.
+    """
+    groups = {name: f"twinstream-{role}" for role, name in READ_TOPICS.items()}
+    groups |= {name: f"twinstream-{role}-{name}" for role, name in SIDE_TOPICS.items()}
+    if topic not in groups:
+        raise ValueError(f"no role reads the topic {topic!r}: choose one of {', '.join(groups)}")
+    return groups[topic]
 
 
 async def count_partitions(settings: Settings, topic: str) -> int:

@@ -12,7 +12,7 @@ from schemas import OutcomeEvent, SourceId
 from sql.database import Pool
 from sql.park_store import PARKED, add_park_request, find_park_request, record_state, withdraw_park_request
 from sql.source_position_store import newest_position
-from streams.kafka import READ_TOPICS, count_partitions, open_admin, open_consumer, topic_of
+from streams.kafka import count_partitions, open_admin, open_consumer, reader_group, topic_of
 from streams.settings import Settings
 
 __all__ = ["AlreadyProcessed", "ParkedRecord", "park_record"]
@@ -74,8 +74,7 @@ async def park_record(
 
 
 async def _check_position(settings: Settings, topic: str, partition: int, offset: int) -> None:
-    if topic not in READ_TOPICS.values():
-        raise ValueError(f"no role reads the topic {topic!r}: choose one of {', '.join(READ_TOPICS.values())}")
+    reader_group(topic)
     n_partitions = await count_partitions(settings, topic)
     if not 0 <= partition < n_partitions:
         raise ValueError(f"{topic} has no partition {partition}: choose one from 0 to {n_partitions - 1}")
@@ -102,8 +101,7 @@ async def _progress(settings: Settings, pool: Pool, topic: str, partition: int) 
     if topic == _OUTCOMES:
         newest = await newest_position(pool, topic, partition)
         return (0, 0) if newest is None else (newest.incarnation, newest.last_offset + 1)
-    role = next(role for role, name in READ_TOPICS.items() if name == topic)
     async with open_admin(settings) as admin:
-        committed = await admin.list_consumer_group_offsets(f"twinstream-{role}")
+        committed = await admin.list_consumer_group_offsets(reader_group(topic))
     offsets = [item.offset for tp, item in committed.items() if (tp.topic, tp.partition) == (topic, partition)]
     return 0, max([0, *offsets])

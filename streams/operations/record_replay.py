@@ -18,7 +18,7 @@ from sql.erasure_store import names_erased
 from sql.replay_store import OffsetRange, existing_experiments
 from sql.simulation_store import find_runs
 from streams.client.twin_client import TwinClient
-from streams.kafka import open_admin, topic_of
+from streams.kafka import open_admin, reader_group, topic_of
 from streams.kafka.dead_letters import foreign_headers
 from streams.operations.replay_report import PublishedRecord, ReplayReport
 from streams.settings import Settings
@@ -30,7 +30,6 @@ Record: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
 
 _REPLAY_HEADER = "twin_replay"
 _REQUESTS, _EXPERIMENTS = topic_of(SimulationRequest), topic_of(ExperimentResult)
-_GROUPS = {_REQUESTS: "twinstream-simulation", _EXPERIMENTS: "twinstream-experiments"}
 _READ_TIMEOUT_S = 10.0
 _READ_RATE = 1000.0
 """Records a second that the broker delivers at least; longer ranges get more time."""
@@ -127,7 +126,7 @@ def _experiment(value: bytes | None) -> ExperimentResult | None:
 async def _committed_offsets(settings: Settings, topic: str) -> dict[int, int]:
     """Offsets that the consumer group of the topic's role has committed, by partition."""
     async with open_admin(settings) as admin:
-        offsets = await admin.list_consumer_group_offsets(_GROUPS[topic])
+        offsets = await admin.list_consumer_group_offsets(reader_group(topic))
     return {tp.partition: committed.offset for tp, committed in offsets.items() if tp.topic == topic}
 
 

@@ -25,13 +25,25 @@ from streams.training.line_training import TrainedLine, train_line
 from streams.training.training_process import TrainingFailed, TrainingRefused
 from streams.training.uploaded_table import file_name, options_from, parse_mapping, read_uploaded
 
-__all__ = ["TableTrainingRunner", "UnfitTraining", "store_request"]
+__all__ = ["TableTrainingRunner", "UnfitTraining", "require_fit", "store_request"]
 
 LOG = logging.getLogger(__name__)
 
 
 class UnfitTraining(ValueError):
     """A requested training does not fit its table."""
+
+
+def require_fit(request: TrainingRequest) -> None:
+    """Refuse a request whose mapping is none, or of another twin type.
+
+    Raises:
+        UnfitTraining: with the reason.
+    """
+    try:
+        parse_mapping(request.mapping, request.twin_type)
+    except ValueError as error:
+        raise UnfitTraining(str(error)) from None
 
 
 async def store_request(database: Database, request: TrainingRequest) -> Training:
@@ -42,10 +54,7 @@ async def store_request(database: Database, request: TrainingRequest) -> Trainin
         UnknownTable: when its table is not stored.
         NamesErased: when it names a person who was erased.
     """
-    try:
-        parse_mapping(request.mapping, request.twin_type)
-    except ValueError as error:
-        raise UnfitTraining(str(error)) from None
+    require_fit(request)
     training = await add_training(database, request)
     LOG.info("training %s of %s is %s", training.training_id, training.line, training.status)
     return training

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib import import_module
 from typing import Any
 
 import asyncpg
-from faust.types import TP
-from prometheus_client import Gauge
 
 from schemas import EVENTS
 from streams.dependencies import DependencyMonitor, role_probes
 from streams.errors import describe_error, is_transient
 from streams.kafka import open_admin
 from streams.kafka.app import TwinApp
+from streams.kafka.partition_gauge import PartitionGauge
 from streams.kafka.security import kafka_security
 from streams.metrics import PARTITION_STANDSTILL, ROLE_READY, SOURCE_LAG, SUPERVISOR_SILENCE
 from streams.outages import OUTAGES
@@ -58,7 +57,7 @@ def _lag_reporter(app: TwinApp) -> Callable[[], Awaitable[None]]:
 
     While Kafka is out nothing is known about them: the metric is removed instead of standing still.
     """
-    gauge = _PartitionGauge(SOURCE_LAG)
+    gauge = PartitionGauge(SOURCE_LAG)
 
     async def report_lag() -> None:
         await app.consumer.read_ends()
@@ -66,21 +65,6 @@ def _lag_reporter(app: TwinApp) -> Callable[[], Awaitable[None]]:
         gauge.set({tp: lag for tp, lag in lags.items() if tp.topic in EVENTS})
 
     return report_lag
-
-
-class _PartitionGauge:
-    """A metric with a value for each partition that the role is assigned now; those of other partitions are removed."""
-
-    def __init__(self, gauge: Gauge) -> None:
-        self._gauge = gauge
-        self._reported: set[TP] = set()
-
-    def set(self, values: Mapping[TP, float]) -> None:
-        for tp in self._reported - values.keys():
-            self._gauge.remove(tp.topic, str(tp.partition))
-        for tp, value in values.items():
-            self._gauge.labels(topic=tp.topic, partition=tp.partition).set(value)
-        self._reported = set(values)
 
 
 class RoleObserver:
@@ -158,7 +142,7 @@ class _RoleRunner:
     def __init__(self, role: Role, settings: Settings, observer: RoleObserver) -> None:
         self.role, self.settings, self.observer = role, settings, observer
         self.liveness = RoleLiveness(role, settings, supervisor_silence_s=observer.supervisor_silence_s)
-        self._standstill = _PartitionGauge(PARTITION_STANDSTILL)
+        self._standstill = PartitionGauge(PARTITION_STANDSTILL)
 
     def health_probe(self) -> HealthProbe:
         liveness = self.liveness

@@ -14,7 +14,7 @@ from schemas import SimulationAnswer
 from sql.database import Pool
 from streams.bounds import BoundSettings
 from streams.kafka import open_producer
-from streams.kafka.topics import READ_TOPICS
+from streams.kafka.topics import PARTITIONS, READ_TOPICS, SIDE_TOPICS
 from streams.settings import ROLES, Settings
 from tests.hostile.messages import TEMPLATES
 from tests.kafka_batches import ZSTD, Rec, batch, send_raw
@@ -85,7 +85,7 @@ async def test_a_refusal_names_the_bound_on_every_topic(service: Any, settings: 
     await make_line(settings.postgres_dsn.get_secret_value(), make_card())
     sent: dict[tuple[str, int], str] = {}
     async with service(ROLES), open_producer(settings) as producer:
-        for topic in READ_TOPICS.values():
+        for topic in (*READ_TOPICS.values(), *SIDE_TOPICS.values()):
             sent |= await send(producer, topic)
         n_answers = await until(lambda: listener.count("simulation-results"), lambda n: n >= 10)
         reasons = await until(lambda: refusals(pool), lambda rows: len(rows) + n_answers >= len(sent))
@@ -105,10 +105,10 @@ async def test_a_refusal_names_the_bound_on_every_topic(service: Any, settings: 
 
 
 async def send(producer: AIOKafkaProducer, topic: str) -> dict[tuple[str, int], str]:
-    """Send the batches of a topic to its partition 1; the setting by topic and the last offset of each."""
+    """Send the batches of a topic to its second partition, or its only one; the setting by topic and the last offset of each."""
     sent, rng = {}, random.Random(7)
     for setting, data in records(topic, rng):
-        first = await send_raw(producer, topic, 1, data)
+        first = await send_raw(producer, topic, min(1, PARTITIONS[topic] - 1), data)
         sent[topic, first + 20 if setting == "max_batch_records" else first] = setting
     return sent
 

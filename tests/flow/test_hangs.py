@@ -153,7 +153,7 @@ async def refused_offsets(pool: Pool) -> list[tuple[int, str, str]]:
 
 
 async def is_committed(settings: Settings, topic: str) -> bool:
-    return (await committed_offsets(settings, "experiments", topic)).get(1) == 3
+    return (await committed_offsets(settings, topic)).get(1) == 3
 
 
 @pytest.mark.parametrize(

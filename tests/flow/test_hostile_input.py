@@ -112,8 +112,8 @@ async def end_offsets(settings: Settings) -> Ends:
 
 async def is_read(settings: Settings, ends: Ends) -> bool:
     """Whether every role has committed these offsets or later ones."""
-    for topic, role in READERS.items():
-        committed = await committed_offsets(settings, role, topic)
+    for topic in READERS:
+        committed = await committed_offsets(settings, topic)
         if any(committed.get(partition, 0) < end for partition, end in ends[topic].items()):
             return False
     return True

@@ -61,7 +61,7 @@ async def settings(stack: LocalStack, mlflow_store: str, tmp_path: Path) -> Sett
 
 
 async def test_no_outcome_is_lost_in_outages_of_postgres_and_kafka(settings: Settings, stack: LocalStack, tmp_path: Path):
-    read_offsets = partial(committed_offsets, settings, "outcomes", TOPIC)
+    read_offsets = partial(committed_offsets, settings, TOPIC)
     with Workers(["outcomes", "fidelity"], settings, log_folder=tmp_path / "logs") as workers:
         await asyncio.to_thread(workers.wait_ready, PATIENCE_S)
         await publish(settings, range(200))

@@ -437,7 +437,7 @@ async def commit_offsets(settings: Settings, offset: int) -> None:
 
 
 async def committed_to_end(settings: Settings) -> bool:
-    committed = await committed_offsets(settings, "outcomes", TOPIC)
+    committed = await committed_offsets(settings, TOPIC)
     async with open_consumer(settings) as consumer:
         ends = await consumer.end_offsets([TopicPartition(TOPIC, partition) for partition in range(PARTITIONS)])
     return committed == {tp.partition: end for tp, end in ends.items()}

@@ -76,7 +76,7 @@ async def test_a_topic_that_refuses_what_is_stored_parks_nothing_and_is_told_unt
         assert effects.prior.version == 1
         for role, number in zip(ROLES, (20, 1), strict=True):
             await until(partial(page, settings, role, "ready"), lambda reply: reply[0] == 200)
-            offsets = partial(committed_offsets, settings, role, READ_TOPICS[role])
+            offsets = partial(committed_offsets, settings, READ_TOPICS[role])
             await until(offsets, lambda read, number=number: sum(read.values()) == number)
         assert await listener.count(topic_of(FidelityErrors)) > 0
         assert await pool.fetchval("SELECT count(*) FROM refused_records") == 0

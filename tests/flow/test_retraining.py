@@ -105,7 +105,7 @@ async def test_ten_thousand_alarms_from_three_workers_give_three_trainers_one_tr
     await asyncio.gather(*(_publish_repeatedly(settings, event, 10_000 // 3 + (worker == 0)) for worker in range(3)))
     async with service(["trainer"]), _another_trainer(settings), _another_trainer(settings):
         state = await ended(pool, "promoted")
-        read_offsets = partial(polling.committed_offsets, settings, "trainer", TOPIC)
+        read_offsets = partial(polling.committed_offsets, settings, TOPIC)
         await until(read_offsets, lambda offsets: sum(offsets.values()) == 10_000)
         events = await listener.events(ModelEvent, 4)
         run = (await Ledger(pool).artifact(state.champion)).mlflow_run_id

@@ -61,7 +61,7 @@ async def test_a_rolling_restart_of_two_workers_loses_no_outcome_and_reads_none_
 
     for name in names:
         assert "has stopped cleanly" in (tmp_path / name / "outcomes.log").read_text()
-    acknowledged = await committed_offsets(settings, "outcomes", TOPIC)
+    acknowledged = await committed_offsets(settings, TOPIC)
     # All processed records are acknowledged.
     assert {partition: offset for partition, offset in acknowledged.items() if offset} == await positions(pool)
     assert await pool.fetchval("SELECT count(*) FROM fidelity_tracking WHERE fate = 'counted'") == 3000
@@ -81,7 +81,7 @@ async def test_a_failed_send_is_repeated_until_it_succeeds_and_its_batch_is_not_
             await publish(client, 50, begin=50)
             await until(lambda: is_ingested(pool, 100))
             await asyncio.sleep(2.0)
-            assert sum((await committed_offsets(settings, "outcomes", TOPIC)).values()) < 100
+            assert sum((await committed_offsets(settings, TOPIC)).values()) < 100
             await limit_messages(admin, 8 * 1024 * 1024)
             await until(lambda: all_are_published(pool, listener))
             await until(lambda: all_are_acknowledged(settings, 100))
@@ -115,7 +115,7 @@ async def count_members(settings: Settings) -> int:
 
 
 async def all_are_acknowledged(settings: Settings, count: int) -> bool:
-    return sum((await committed_offsets(settings, "outcomes", TOPIC)).values()) == count
+    return sum((await committed_offsets(settings, TOPIC)).values()) == count
 
 
 async def limit_messages(admin: AIOKafkaAdminClient, size: int) -> None:

@@ -101,7 +101,7 @@ async def test_what_is_refused_at_an_offset_of_the_topic_before_is_stored_beside
         await create_anew(settings, EXPERIMENTS, 2)
         await publish(settings, range(10, 15), EXPERIMENTS)
         await until(partial(n_refused, pool, EXPERIMENTS), lambda n: n == 8, within_s=SOON_S)
-        await until(partial(committed_offsets, settings, "experiments", EXPERIMENTS), lambda offsets: offsets.get(0) == 5)
+        await until(partial(committed_offsets, settings, EXPERIMENTS), lambda offsets: offsets.get(0) == 5)
     rows = await pool.fetch("SELECT source, source_offset FROM refused_records ORDER BY refused_at, source_offset")
     assert {tuple(row) for row in rows} == {
         *((f"{EXPERIMENTS}:0:0", offset) for offset in range(5)),

@@ -124,16 +124,30 @@ def _uuid(rng: random.Random) -> str:
     return str(UUID(int=rng.getrandbits(128), version=4))
 
 
+def _training(rng: random.Random) -> Body:
+    """A training on a table that does not exist."""
+    columns = {"entity_id": {"column": "NPI"}, "decile": {"column": "Decile"}, "prescribing_change": {"column": "TRx Chg"}}
+    return {
+        "training_id": _uuid(rng),
+        "requested_at": "2026-03-02T08:00:00Z",
+        "table_id": _uuid(rng),
+        "twin_type": "hcp",
+        "brand": "kisqali",
+        "mapping": {"name": "acme", "twin_type": "hcp", "columns": columns},
+    }
+
+
 TEMPLATES: Mapping[str, Callable[[random.Random], Body]] = {
     "outcome-events": _outcome,
     "simulation-requests": _request,
     "experiment-results": _experiment,
     "fidelity-errors": _sums,
     "retrain-events": _retrain,
+    "training-requests": _training,
 }
 """A valid event of each topic that the service reads."""
 
-_WEIGHTS = (12, 4, 2, 3, 3)
+_WEIGHTS = (12, 4, 2, 3, 3, 1)
 _OWN_TOPICS = ("simulation-results", "fidelity-windows", "drift-events", "model-events", "effect-priors", "dead-letters")
 """Topics that only the service writes; programs of operators read them."""
 _COMPACTED = ("model-events", "effect-priors")

@@ -24,6 +24,7 @@ READERS: Mapping[str, Role] = {
     "experiment-results": "experiments",
     "fidelity-errors": "fidelity",
     "retrain-events": "trainer",
+    "training-requests": "trainer",
 }
 """The role that reads each topic."""
 
@@ -46,6 +47,7 @@ async def without_trace(settings: Settings, database: Database, records: Iterabl
         "experiment-results": await _stored_ids(database, "experiment_id", "experiments"),
         "fidelity-errors": _is_valid_sum,
         "retrain-events": await _stored_ids(database, "retrain_id", "retrain_requests"),
+        "training-requests": await _stored_ids(database, "training_id", "trainings"),
     }
     return [
         f"{record.topic}:{record.partition}:{record.offset}: {record.value!r:.200}"

@@ -11,7 +11,7 @@ import pytest
 from aiokafka import ConsumerRecord
 from pydantic import ValidationError
 
-from schemas import ExperimentResult, RetrainEvent
+from schemas import ExperimentResult, RetrainEvent, TrainingRequest
 from streams.bounds import OutOfBounds, check_message
 from streams.errors import ContainsNul, require_clear
 from streams.ingestion.decoding import decode
@@ -23,6 +23,7 @@ from streams.repeated_keys import RepeatedKey
 from streams.settings import Settings
 from streams.simulation import ImplausibleExperiment, UnreadableRequest, decode_request, require_observed
 from streams.simulation.effect_updates import require_plausible
+from streams.training.table_training import UnfitTraining, require_fit
 from tests.hostile.messages import DAMAGES, TEMPLATES, HostileRecord, hostile_records
 from tests.outcomes import LINE, START, make_card
 
@@ -30,7 +31,7 @@ CARD = make_card()
 CONTEXT = ScoringContext(champions={LINE: [(START - timedelta(days=9), CARD.model_id)]}, cards={CARD.model_id: CARD})
 SETTINGS = Settings()
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
-REFUSALS = (ValidationError, ContainsNul, OutOfBounds, RepeatedKey, UnreadableRequest, ImplausibleExperiment)
+REFUSALS = (ValidationError, ContainsNul, OutOfBounds, RepeatedKey, UnreadableRequest, ImplausibleExperiment, UnfitTraining)
 
 
 def decode_outcomes(record: HostileRecord, offset: int) -> None:
@@ -60,6 +61,8 @@ def process(record: HostileRecord, offset: int) -> None:
             require_plausible(experiment)
         case "retrain-events":
             RetrainEvent.model_validate_json(require_clear(record.value))
+        case "training-requests":
+            require_fit(TrainingRequest.model_validate_json(require_clear(record.value)))
 
 
 @pytest.mark.parametrize("seed", range(2))
