@@ -20,7 +20,9 @@ import pytest
 from engine.sample_tables import sample_hcps
 from schemas import TrainingRequest
 from sql.ledger import Ledger
+from sql.park_store import pending_park_requests
 from sql.training_store import find_training
+from streams.metrics import SOURCE_LAG
 from streams.settings import Settings
 from streams.worker.supervisor import Workers
 from tests.outcomes import LINE
@@ -124,3 +126,22 @@ async def test_what_cannot_be_trained_on_is_refused_before_and_behind_the_topic(
         training = await until(partial(find_training, pool, request.training_id), lambda training: training.status == "refused")
     assert "are too few" in training.reason or "are needed" in training.reason
     assert await pool.fetchval("SELECT count(*) FROM trainings") == 1
+
+
+async def test_a_requested_training_is_parked_before_its_trainer_has_read_it(
+    service, promoted, pool, client, twinstream, monkeypatch
+):
+    monkeypatch.setattr("streams.operations.record_parking._PICKED_UP_S", 0.5)  # no role runs that would pick it up
+    for _ in range(2):
+        await client.publish_bytes("training-requests", b"k", b"{broken")
+    parked = await twinstream("dlq", "park", "training-requests", "0", "0", "--why", "not wanted", "--json")
+    assert parked["state"] == "requested"
+    kinds = "SELECT source_offset, kind FROM refused_records WHERE topic = 'training-requests' ORDER BY 1"
+    async with service(["trainer"]):
+        rows = await until(lambda: pool.fetch(kinds), lambda rows: len(rows) == 2)
+        lag = SOURCE_LAG.labels(topic="training-requests", partition=0)._value
+        await until(lambda: asyncio.sleep(0, lag.get()), lambda waiting: waiting == 0)
+        processed = await twinstream("dlq", "park", "training-requests", "0", "1", status=1)
+    assert [tuple(row) for row in rows] == [(0, "parked"), (1, "invalid")]
+    assert "the record at training-requests:0:1 was processed already: refused (invalid)" in processed
+    assert await pending_park_requests(pool) == []
